@@ -1,0 +1,292 @@
+"""The consumer: drains what has arrived, folds it, proposes for the slots this frees, commits, starts, tells.
+
+The only file that starts tasks. There is one consumer, so there are no locks: whatever changes the state happens between
+two awaits of `_consume`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import math
+from collections import deque
+
+from asynchopper.callbacks import Watchers
+from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
+from asynchopper.ledger import Ledger
+from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
+from asynchopper.objective import Interrupted as ThreadInterrupted
+from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
+
+_log = logging.getLogger("asynchopper")
+
+_BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
+_LARGE = 20_000  # numbers a candidate; from here on candidates are chosen off the loop
+_STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
+
+
+class Phase(enum.Enum):
+    RUNNING = "running"
+    DRAINING = "draining"
+    CANCELLED = "cancelled"
+
+
+class Engine:
+    """Evaluates what the ledger asks, `concurrency` at a time, until it is dry or told to stop."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        evaluation: Evaluation,
+        watchers: Watchers,
+        *,
+        concurrency: int,
+        timeout_s: float | None,
+        grace_s: float,
+        on_error: str,
+        ignore_nans: bool,
+    ) -> None:
+        self.ledger, self.evaluation, self.watchers = ledger, evaluation, watchers
+        self.concurrency, self.timeout_s, self.grace_s = concurrency, timeout_s, grace_s
+        self.raises, self.ignore_nans = on_error == "raise", ignore_nans
+        self.phase = Phase.RUNNING
+        self.reason: str | None = None
+        self.error: BaseException | None = None
+        self._running: dict[int, tuple[RunningTrial, asyncio.Task[None] | _Known]] = {}
+        self._arrived: deque[tuple[RunningTrial, Outcome]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._event_loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"Engine({self.phase.value}, {len(self._running)} running, {len(self._arrived)} arrived)"
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    # -- from outside
+
+    async def run(self) -> str:
+        """Why the run ended. Raises what the objective raised, or a `StorageError`; never leaves an evaluation behind."""
+        main = self._event_loop.create_task(self._main(), name="asynchopper")
+        try:
+            await asyncio.shield(main)
+        except asyncio.CancelledError:
+            if not main.cancelled():
+                self.cancel("stopped")
+                await uninterrupted(main)
+            raise
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+        assert self.reason is not None
+        return self.reason
+
+    def stop(self, reason: str) -> None:
+        """Nothing more is proposed; what runs gets the grace. Said again for the same reason, it is cancelled now."""
+        if self.phase is Phase.RUNNING:
+            self.phase, self.reason = Phase.DRAINING, reason
+            for trial, _ in self._running.values():
+                trial.interrupted.set()
+            self._timers.append(self._event_loop.call_later(self.grace_s, self.cancel, reason))
+            self._wake()
+        elif self.phase is Phase.DRAINING:
+            again, self.reason = reason == self.reason, reason
+            if again:
+                self.cancel(reason)
+
+    def cancel(self, reason: str) -> None:
+        """Cancels what runs. It is recorded as interrupted."""
+        if self.phase is Phase.CANCELLED:
+            return
+        self.phase, self.reason = Phase.CANCELLED, self.reason or reason
+        for trial, task in self._running.values():
+            trial._taken = True
+            trial.interrupted.set()
+            task.cancel()
+            if not trial._begun:  # a task that is cancelled before its first step never says so itself
+                self._arrived.append((trial, Interrupted()))
+        self._timers.append(self._event_loop.call_later(_STUBBORN_S, self._leave_behind))
+        self._wake()
+
+    def _leave_behind(self) -> None:
+        """What does not end when cancelled is not waited for."""
+        arrived = {trial.id for trial, _ in self._arrived}
+        for trial, _ in self._running.values():
+            if trial.id not in arrived:
+                _log.warning("trial %d ignores its cancellation; it is left behind", trial.id)
+                self._arrived.append((trial, Interrupted()))
+        self._wake()
+
+    # -- the line
+
+    async def _main(self) -> None:
+        remaining = self.ledger.remaining()
+        if math.isfinite(remaining):
+            self._timers.append(self._event_loop.call_later(max(remaining, 0.0), self.stop, "runtime"))
+        try:
+            await self._consume()
+        except BaseException:
+            self.cancel("error")
+            while self._running:
+                await self._arrival()
+                while self._arrived:
+                    self._running.pop(self._arrived.popleft()[0].id, None)
+            raise
+        finally:
+            await self.watchers.settle()
+        if self.error is not None:
+            raise self.error
+        self.reason = self.reason or self.ledger.dry or "stopped"
+
+    async def _consume(self) -> None:
+        ledger, journal, arrived = self.ledger, self.ledger.journal, self._arrived
+        small = ledger.state.space.size < _LARGE
+        watched = self.watchers.wanted or ledger.pruner is not None
+        while True:
+            asked: list[tuple[RunningTrial, Outcome | None]] = []
+            free = self.concurrency - len(self._running)
+            while free > 0 and len(asked) < _BATCH and self.phase is Phase.RUNNING:
+                new = ledger.ask() if small else await self._ask_large()
+                if new is None:
+                    break
+                asked.append(new)
+                free -= 1
+            for _ in range(min(len(arrived), _BATCH)):
+                trial, outcome = arrived.popleft()
+                if self._running.pop(trial.id, None) is None:
+                    continue
+                self._judge(trial, outcome)
+                ledger.tell(trial, outcome)
+                if self.phase is Phase.RUNNING and free <= 0:
+                    new = ledger.ask() if small else await self._ask_large()
+                    if new is not None:
+                        asked.append(new)
+            await journal.commit()
+            for new in asked:
+                self._start(*new)
+            if watched:
+                for told in ledger.news():
+                    self.watchers.told(told)
+            if arrived or (free > 0 and asked):
+                await asyncio.sleep(0)
+            elif self._running:
+                await self._arrival()
+            else:
+                return
+
+    async def _ask_large(self) -> tuple[RunningTrial, Outcome | None] | None:
+        ledger = self.ledger
+        if ledger.redo:
+            return ledger.ask()
+        chosen = await asyncio.to_thread(ledger.choose)
+        return None if chosen is None else ledger.take(chosen)
+
+    async def _arrival(self) -> None:
+        """Returns when something has arrived, or when the phase has changed."""
+        if not self._arrived:
+            self._waiter = self._event_loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _judge(self, trial: RunningTrial, outcome: Outcome) -> None:
+        """Whether this outcome ends the run."""
+        error: BaseException | None = None
+        if isinstance(outcome, Failed):
+            error = outcome.error
+            if (not self.raises and isinstance(error, Exception)) or isinstance(error, TrialTimeout):
+                return
+        elif isinstance(outcome, Completed) and math.isnan(outcome.value) and not self.ignore_nans and self.raises:
+            error = ObjectiveError(
+                "the objective returned NaN; find out why, or run with ignore_nans=True to record such trials and go on"
+            )
+        if error is not None and self.error is None:
+            note(error, trial)
+            self.error = error
+            self.cancel("error")
+            self.reason = "error"
+
+    # -- one evaluation
+
+    def _start(self, trial: RunningTrial, known: Outcome | None) -> None:
+        if known is None and self.phase is Phase.CANCELLED:
+            known = Interrupted()
+        if known is not None:
+            trial._begun = True
+            self._running[trial.id] = (trial, _NO_TASK)
+            self._arrived.append((trial, known))
+        else:
+            task = self._event_loop.create_task(self._evaluate(trial))
+            self._running[trial.id] = (trial, task)
+            if self.phase is Phase.DRAINING:
+                trial.interrupted.set()
+
+    async def _evaluate(self, trial: RunningTrial) -> None:
+        evaluation = self.evaluation
+        outcome: Outcome
+        trial._begun = True
+        try:
+            if self.timeout_s is not None:
+                outcome = await self._evaluate_timed(trial, self.timeout_s)
+            elif evaluation.plain:
+                _current.set(trial)
+                outcome = Completed(to_number(await evaluation.objective(trial.params)))
+            else:
+                outcome = Completed(await evaluation(trial))
+        except BaseException as raised:
+            outcome = self._outcome_of(trial, raised)
+        self._arrived.append((trial, outcome))
+        self._wake()
+
+    async def _evaluate_timed(self, trial: RunningTrial, timeout_s: float) -> Outcome:
+        scope = asyncio.timeout(timeout_s)
+        try:
+            async with scope:
+                return Completed(await self.evaluation(trial))
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            trial._taken = True  # a thread that goes on is not listened to
+            return Failed(TrialTimeout(f"the evaluation took longer than {timeout_s:g} s"))
+
+    def _outcome_of(self, trial: RunningTrial, raised: BaseException) -> Outcome:
+        error = unwrapped(raised)
+        if isinstance(error, TrialPruned):
+            return Pruned()
+        if isinstance(error, ThreadInterrupted) or (trial._taken and isinstance(error, asyncio.CancelledError)):
+            return Interrupted()
+        if isinstance(error, asyncio.CancelledError):
+            cancelled = ObjectiveError("the evaluation was cancelled from inside the objective")
+            cancelled.__cause__ = error
+            return Failed(cancelled)
+        return Failed(error)
+
+
+async def uninterrupted(task: asyncio.Task[None]) -> None:
+    """Waits for a task to end, however often the waiting one is cancelled; gives nothing and raises nothing."""
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            continue
+    if not task.cancelled():
+        task.exception()
+
+
+class _Known:
+    """Stands for the task of an evaluation that needs none."""
+
+    def cancel(self) -> None:
+        pass
+
+
+_NO_TASK = _Known()

@@ -1,0 +1,303 @@
+"""Finished trials as columns, and the view of them that users get."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from asynchopper.space import Array, Choice, Space
+from asynchopper.trial import STATES, State, Trial, Values
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+_CODE = {state: i for i, state in enumerate(STATES)}
+COMPLETED, PRUNED, NAN, FAILED = (_CODE[s] for s in ("completed", "pruned", "nan", "failed"))
+
+
+class Table:
+    """Append-only columns, one row a finished trial. What few trials have (estimates, costs, errors) is kept sparse."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.ids = array("q")
+        self.attempts = array("i")
+        self.states = array("b")
+        self.origins = array("h")
+        self.values = array("d")
+        self.seconds = array("d")
+        self.elapsed = array("d")
+        self.columns: list[Any] = [_column(leaf.param) for leaf in space.leaves]
+        self.estimates: dict[int, tuple[float, ...]] = {}
+        self.costs: dict[int, float] = {}
+        self.errors: dict[int, str] = {}
+        self.notes: dict[int, Any] = {}
+        self.foreign: dict[int, Mapping[str, Any]] = {}
+        self.origin_names: list[str] = []
+        self._origin_code: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def append(
+        self,
+        id: int,
+        attempt: int,
+        values: Values,
+        origin: str,
+        state: State,
+        value: float,
+        seconds: float,
+        elapsed: float,
+    ) -> int:
+        """The new row's number. `value` is NaN where the trial has none."""
+        row = len(self.ids)
+        code = self._origin_code.get(origin)
+        if code is None:
+            code = self._origin_code[origin] = len(self.origin_names)
+            self.origin_names.append(origin)
+        columns = self.columns
+        for i, v in enumerate(values):
+            try:
+                columns[i].append(v)
+            except (TypeError, OverflowError):  # a branch not taken, or an integer beyond 64 bits
+                columns[i] = [*columns[i], v]
+        self.ids.append(id)
+        self.attempts.append(attempt)
+        self.states.append(_CODE[state])
+        self.origins.append(code)
+        self.values.append(value)
+        self.seconds.append(seconds)
+        self.elapsed.append(elapsed)
+        return row
+
+    def truncate(self, n: int) -> None:
+        """Forgets the rows from `n` on."""
+        for column in (
+            self.ids,
+            self.attempts,
+            self.states,
+            self.origins,
+            self.values,
+            self.seconds,
+            self.elapsed,
+            *self.columns,
+        ):
+            del column[n:]
+        for sparse in (self.estimates, self.costs, self.errors, self.notes, self.foreign):
+            for row in [r for r in sparse if r >= n]:
+                del sparse[row]
+
+    def row(self, i: int) -> Values:
+        """The candidate of row `i`."""
+        return tuple([c[i] for c in self.columns])
+
+    def params(self, i: int) -> dict[Any, Any]:
+        """The parameters of row `i` as they were evaluated, also those that the space has lost since."""
+        return overlaid(self.space.build(self.row(i)), self.foreign.get(i))
+
+    def trial(self, i: int) -> Trial:
+        state = STATES[self.states[i]]
+        return Trial(
+            id=self.ids[i],
+            attempt=self.attempts[i],
+            params=self.params(i),
+            value=self.values[i] if state in ("completed", "nan") else None,
+            state=state,
+            origin=self.origin_names[self.origins[i]],
+            estimates=self.estimates.get(i, ()),
+            cost=self.costs.get(i, 0.0),
+            seconds=self.seconds[i],
+            error=self.errors.get(i),
+        )
+
+
+def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[Any, Any]:
+    """`params` with the stored values that the present space could not take, at their own paths."""
+    for path, value in (foreign or {}).items():
+        node: Any = params
+        *parents, last = path.split(".") if path not in params else [path]
+        for key in parents:
+            if not isinstance(node, dict):
+                break
+            node = node.setdefault(key, {})
+        if isinstance(node, dict):
+            node[last] = value
+    return params
+
+
+def _column(param: Any) -> Any:
+    if isinstance(param, Choice):
+        return array("q")
+    kind = param.describe().get("kind") if not isinstance(param, Array) else None
+    return array("d") if kind == "float" else array("q") if kind == "int" else []
+
+
+def _copied(a: Any, n: int) -> np.ndarray[Any, Any]:
+    """The first `n` entries; a copy, since an array that lends its buffer cannot grow."""
+    if not n:
+        return np.empty(0, np.dtype(a.typecode))
+    return np.frombuffer(a, np.dtype(a.typecode), n).copy()
+
+
+class History(Sequence[Trial]):
+    """The finished trials in the order they were told, by row or by column. A live view of what is durable.
+
+    `history[i]` is a `Trial`, `history["lr"]` the column of a parameter (nested ones by path, such as `"model.depth"`).
+    The columns have one entry a trial: `values` and `best_values` are NaN where there is none, `pruned` and `failed` are
+    masks.
+    """
+
+    def __init__(self, table: Table, length: int, sign: float) -> None:
+        self._table, self._n, self._sign = table, length, sign
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __repr__(self) -> str:
+        return f"History({self._n} trials, best {self.best_values[-1] if self._n else None})"
+
+    @overload
+    def __getitem__(self, key: int) -> Trial: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Trial]: ...
+    @overload
+    def __getitem__(self, key: str) -> np.ndarray[Any, Any]: ...
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if isinstance(key, str):
+            return self._column(key)
+        if isinstance(key, slice):
+            return [self._table.trial(i) for i in range(*key.indices(self._n))]
+        i = key + self._n if key < 0 else key
+        if not 0 <= i < self._n:
+            raise IndexError(f"trial {key} of {self._n}")
+        return self._table.trial(i)
+
+    def __iter__(self) -> Iterator[Trial]:
+        for i in range(self._n):
+            yield self._table.trial(i)
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """What the objective returned."""
+        return _copied(self._table.values, self._n)
+
+    @property
+    def best_values(self) -> np.ndarray[Any, Any]:
+        """The best value up to and including each trial; NaN before the first completed one."""
+        completed = self._states() == COMPLETED
+        if not self._n:
+            return self.values
+        signed = np.where(completed, self._sign * self.values, np.nan)
+        best: np.ndarray[Any, Any] = self._sign * np.fmax.accumulate(signed)
+        return best
+
+    @property
+    def seconds(self) -> np.ndarray[Any, Any]:
+        """Wall time of each evaluation, in seconds."""
+        return _copied(self._table.seconds, self._n)
+
+    @property
+    def pruned(self) -> np.ndarray[Any, Any]:
+        """Which trials were pruned."""
+        return np.asarray(self._states() == PRUNED)
+
+    @property
+    def failed(self) -> np.ndarray[Any, Any]:
+        """Which trials failed."""
+        return np.asarray(self._states() == FAILED)
+
+    @property
+    def states(self) -> np.ndarray[Any, Any]:
+        """Each trial's state, by name."""
+        return np.asarray(np.array(STATES, object)[self._states()])
+
+    @property
+    def origins(self) -> np.ndarray[Any, Any]:
+        """Where each candidate came from, by name."""
+        return np.asarray(np.array(self._table.origin_names, object)[_copied(self._table.origins, self._n)])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row a trial; needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(self._frame())
+
+    def to_polars(self) -> polars.DataFrame:
+        """A data frame with a row a trial; needs polars."""
+        import polars as pl
+
+        return pl.DataFrame(self._frame(), strict=False)
+
+    def to_arrow(self) -> pyarrow.Table:
+        """A table with a row a trial; needs pyarrow."""
+        import pyarrow as pa
+
+        return pa.table(self._frame())
+
+    def _states(self) -> np.ndarray[Any, Any]:
+        return _copied(self._table.states, self._n)
+
+    def _frame(self) -> dict[str, Any]:
+        t, n = self._table, self._n
+        frame: dict[str, Any] = {
+            "id": _copied(t.ids, n),
+            "state": self.states.tolist(),
+            "origin": self.origins.tolist(),
+        }
+        frame["value"] = self.values
+        for path in dict.fromkeys(t.space.paths):
+            column = self._column(path)
+            frame[path if path not in frame else f"params.{path}"] = (
+                column.tolist() if column.dtype == object else column
+            )
+        frame["cost"] = np.array([t.costs.get(i, 0.0) for i in range(n)])
+        frame["seconds"] = self.seconds
+        return frame
+
+    def _column(self, path: str) -> np.ndarray[Any, Any]:
+        t, n = self._table, self._n
+        leaves = [leaf for leaf in t.space.leaves if leaf.path == path]
+        if not leaves:
+            stored = [t.foreign.get(i, {}).get(path) for i in range(n)]
+            if all(v is None for v in stored):
+                raise KeyError(f"{path!r} is not a parameter; there are {', '.join(dict.fromkeys(t.space.paths))}")
+            return _objects(stored)
+        out: list[Any] | None = None
+        for leaf in leaves:
+            column = t.columns[leaf.index]
+            if isinstance(column, array) and len(leaves) == 1 and not isinstance(leaf.param, Choice) and not t.foreign:
+                return _copied(column, n)
+            shown = [None if v is None else leaf.param.show(v) for v in column[:n]]
+            out = shown if out is None else [a if b is None else b for a, b in zip(out, shown, strict=True)]
+        assert out is not None
+        for i, known in t.foreign.items():
+            if path in known and i < n:
+                out[i] = known[path]
+        return _objects(out)
+
+
+def _objects(values: list[Any]) -> np.ndarray[Any, Any]:
+    """The narrowest array that holds the values: numbers, equal-shaped arrays, else objects. Missing numbers are NaN."""
+    kinds = {type(v) for v in values}
+    if kinds and kinds <= {float, int, type(None)} and float in kinds | {type(None)}:
+        if kinds != {type(None)}:
+            return np.array([np.nan if v is None else v for v in values], np.float64)
+    elif kinds == {int}:
+        try:
+            return np.array(values, np.int64)
+        except OverflowError:
+            pass
+    elif kinds == {bool}:
+        return np.array(values, np.bool_)
+    elif kinds == {np.ndarray} and len({v.shape for v in values}) == 1:
+        return np.stack(values)
+    out = np.empty(len(values), object)
+    for i, v in enumerate(values):
+        out[i] = v
+    return out

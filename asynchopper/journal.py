@@ -1,0 +1,140 @@
+"""A state and the log it is the fold of. What is staged counts once it is durable; until then nobody outside sees it.
+
+Whoever commits while no write is under way writes all that is staged, by whomever; the others wait for that write or the
+next. So writes are grouped by nature, and there is no background task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
+from asynchopper.records import decode, encode
+from asynchopper.state import Fact, Header, State
+from asynchopper.storage import Entry, Storage
+
+_LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
+
+
+class Head(NamedTuple):
+    """How far the state is durable."""
+
+    rows: int
+    best_row: int
+
+
+class _Batch:
+    __slots__ = ("error", "facts", "written")
+
+    def __init__(self) -> None:
+        self.facts: list[Fact] = []
+        self.written = False
+        self.error: AsynchopperError | None = None
+
+
+class Journal:
+    """The state of a search, and its storage if it has one."""
+
+    def __init__(self, state: State, storage: Storage | None) -> None:
+        self.state, self.storage = state, storage
+        self.head = Head(state.told, state.best_row)
+        self.commits = 0
+        self._batch = _Batch()
+        self._writing: asyncio.Task[None] | None = None
+        self._broken: AsynchopperError | None = None
+        state.keep_undo(storage is not None)
+        self._durable = state.mark()
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write has failed."""
+        return self._broken is not None
+
+    def stage(self, fact: Fact) -> None:
+        """Folds a fact, and puts it into the next write."""
+        self.state.fold(fact)
+        if self.storage is not None:
+            self._batch.facts.append(fact)
+
+    def stage_log(self, facts: Sequence[Fact]) -> None:
+        """Puts facts into the next write that the state holds already."""
+        self._batch.facts.extend(facts)
+
+    async def commit(self) -> None:
+        """Returns when everything staged before is durable and shows in `head`.
+
+        When the write fails, the state goes back to what is durable, and this and every later commit raise. When cancelled,
+        the write goes on by itself.
+        """
+        if self.storage is None:
+            self.head = Head(self.state.told, self.state.best_row)
+            return
+        batch = self._batch
+        if not batch.facts:
+            return
+        while not batch.written:
+            if self._broken is not None:
+                raise self._broken
+            if self._writing is None:
+                self._writing = asyncio.get_running_loop().create_task(self._write(), name="asynchopper-commit")
+            await asyncio.shield(self._writing)
+        if batch.error is not None:
+            raise batch.error
+
+    async def settle(self) -> None:
+        """Waits for a write that is under way."""
+        while self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def _write(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        upto = self.state.mark()
+        assert self.storage is not None
+        try:
+            if self.state.space.size >= _LARGE:
+                records = await asyncio.to_thread(self._encode, batch.facts)
+            else:
+                records = self._encode(batch.facts)
+            await self.storage.append(records)
+        except Exception as e:
+            error = e if isinstance(e, AsynchopperError) else StorageError(f"{self.storage.location}: {e!r}")
+            error.__cause__ = error.__cause__ or (None if error is e else e)
+            batch.error = self._broken = error
+            self.state.rollback(self._durable)
+        else:
+            self.state.forget_undo(upto.undo)
+            self._durable = upto._replace(undo=0)
+            self.head = Head(upto.rows, upto.best_row)
+            self.commits += 1
+        finally:
+            batch.written = True
+            self._writing = None
+
+    def _encode(self, facts: Sequence[Fact]) -> list[bytes]:
+        try:
+            return [encode(f, self.state.space) for f in facts]
+        except (TypeError, ValueError) as e:
+            raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
+
+
+async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, location: str) -> None:
+    """Folds a log into a fresh state, off the loop.
+
+    Raises `CheckpointCorrupted` for a record that no version writes, `CheckpointVersionError` for a newer format.
+    """
+    async for portion in portions:
+        await asyncio.to_thread(_fold_portion, portion, state, location)
+
+
+def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None:
+    for seq, data in portion:
+        try:
+            fact = decode(data, state.space)
+        except ValueError as e:
+            raise CheckpointCorrupted(f"{location}: record {seq}: {e}") from e
+        if isinstance(fact, Header) != (seq == 0):
+            raise CheckpointCorrupted(f"{location}: record {seq} is {'' if seq else 'not '}a header")
+        if fact is not None:
+            state.fold(fact)

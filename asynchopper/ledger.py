@@ -1,0 +1,174 @@
+"""What may be asked and what was told: decided at once, staged in the journal, made durable by whoever commits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+from asynchopper.budget import Budget
+from asynchopper.errors import ObjectiveError, UsageError
+from asynchopper.history import COMPLETED, NAN, PRUNED
+from asynchopper.journal import Journal
+from asynchopper.objective import Host, RunningTrial
+from asynchopper.pruners import Pruner
+from asynchopper.samplers import Proposer
+from asynchopper.samplers.proposer import Next
+from asynchopper.state import Asked, Saved, State, Told
+from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
+from asynchopper.trial import State as TrialState
+from asynchopper.values import to_json
+
+_SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
+
+
+class Ledger(Host):
+    """One run's view of a search: its budget, its clock, the trials that are out."""
+
+    def __init__(self, journal: Journal, proposer: Proposer, budget: Budget, pruner: Pruner | None) -> None:
+        self.journal, self.proposer, self.budget, self.pruner = journal, proposer, budget, pruner
+        self.redo = deque(sorted(journal.state.pending))
+        """Trials of an earlier run that were in flight, to be run again first."""
+        self.dry: str | None = None
+        """Why nothing more can be asked: `steps`, `runtime` or `exhausted`."""
+        self.before = journal.state.elapsed
+        self._began = time.monotonic()
+        self._observed = journal.head.rows
+
+    @property
+    def state(self) -> State:
+        return self.journal.state
+
+    def elapsed(self) -> float:
+        """Seconds that the search's runs have taken, this one included."""
+        return self.before + time.monotonic() - self._began
+
+    def remaining(self) -> float:
+        """Seconds until a budget in time is spent."""
+        base = self.state.run.base_elapsed if self.state.run else 0.0
+        return math.inf if self.budget.seconds is None else base + self.budget.seconds - self.elapsed()
+
+    def ask(self) -> tuple[RunningTrial, Outcome | None] | None:
+        """The next trial, with its outcome where that is known already; `None` once the ledger is `dry`."""
+        if self.redo and self.dry is None:
+            return self._again(self.redo.popleft()), None
+        chosen = self.choose()
+        return None if chosen is None else self.take(chosen)
+
+    def choose(self) -> Next | None:
+        """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
+        if self.dry is None:
+            elapsed = self.elapsed()
+            self.dry = self.budget.spent(self.state, elapsed)
+            if self.dry is None and self.budget.room(self.state) <= 0:
+                self.dry = "steps"
+            if self.dry is None:
+                chosen = self.proposer.next(self.state, elapsed)
+                if chosen is not None:
+                    return chosen
+                self.dry = "exhausted"
+        return None
+
+    def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:
+        """The trial of a candidate that was just chosen."""
+        proposal, key, row = chosen
+        state = self.state
+        id = state.next_id
+        self.journal.stage(Asked(id, 1, proposal.values, proposal.origin, proposal.note, None, key))
+        trial = RunningTrial(id, 1, state.space.build(proposal.values), None, self)
+        trial.started = time.monotonic()
+        return trial, None if row is None else self._answer(trial, row)
+
+    def _answer(self, trial: RunningTrial, row: int) -> Outcome | None:
+        table = self.state.table
+        trial.estimates = list(table.estimates.get(row, ()))
+        if table.states[row] in (COMPLETED, NAN):
+            return Completed(table.values[row])
+        return Pruned() if table.states[row] == PRUNED else None
+
+    def _again(self, id: int) -> RunningTrial:
+        before = self.state.pending[id]
+        attempt = before.attempt + 1
+        self.journal.stage(Asked(id, attempt, before.values, before.origin, before.note, before.foreign))
+        trial = RunningTrial(id, attempt, self.state.space.build(before.values), before.saved, self)
+        trial.started = time.monotonic()
+        return trial
+
+    def tell(self, trial: RunningTrial, outcome: Outcome) -> None:
+        """Stages the outcome of a trial that is out; of any other it changes nothing."""
+        value, error = math.nan, None
+        state: TrialState
+        match outcome:
+            case Completed(value):
+                state = "nan" if math.isnan(value) else "completed"
+            case Pruned():
+                state = "pruned"
+            case Failed(raised):
+                state = "failed"
+                error = f"{type(raised).__qualname__}: {raised}"[:1000]
+            case Interrupted():
+                state = "interrupted"
+        now = time.monotonic()
+        self.journal.stage(
+            Told(
+                trial.id,
+                trial.attempt,
+                state,
+                value,
+                tuple(trial.estimates),
+                trial.cost,
+                now - trial.started,
+                self.before + now - self._began,
+                error,
+            )
+        )
+
+    def news(self) -> list[Trial]:
+        """The trials that have become durable since the last call; the pruner has seen them."""
+        rows = range(self._observed, self.journal.head.rows)
+        self._observed = self.journal.head.rows
+        trials = [self.state.table.trial(row) for row in rows]
+        if self.pruner is not None:
+            for trial in trials:
+                self.pruner.observe(trial)
+        return trials
+
+    # -- what a running trial needs
+
+    def prunes(self, trial: RunningTrial, value: float) -> bool:
+        trial.estimates.append(value)
+        return self.pruner is not None and bool(self.pruner.should_prune(trial.estimates))
+
+    async def save(self, trial: RunningTrial, state: Any) -> None:
+        pending = self.state.pending.get(trial.id)
+        if trial._taken or pending is None or pending.attempt != trial.attempt:
+            raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
+        self.journal.stage(Saved(trial.id, trial.attempt, _small(state)))
+        await self.journal.commit()
+
+
+def _small(state: Any) -> Any:
+    import orjson
+
+    try:
+        size = len(orjson.dumps(to_json(state)))
+    except TypeError as e:
+        raise TypeError(f"trial.save takes a JSON value, and this holds {e}") from None
+    if size > _SAVED_LIMIT:
+        raise ObjectiveError(
+            f"trial.save is for small values; this one has {size} bytes, and {_SAVED_LIMIT} are allowed"
+        )
+    return state
+
+
+def restore_pruner(pruner: Pruner, state: State) -> None:
+    """Brings a pruner to where the history is: from its own saved state where there is one, the rest by replay."""
+    saved = state.pruner if state.pruner is not None and state.pruner.name == type(pruner).__name__ else None
+    rows = range(state.pruner_row if saved else 0, state.told)
+    if saved is not None:
+        pruner.load_state_dict(saved.data)
+    elif state.told:
+        pruner.reset()
+    for row in rows:
+        pruner.observe(state.table.trial(row))

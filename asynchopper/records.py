@@ -1,0 +1,190 @@
+"""Facts to bytes and back: one JSON object a record, with its sequence number and a checksum.
+
+A framed line is the record's JSON with `"seq"` and `"crc"` added as the last two members; `crc` is the CRC-32 (zlib's) of
+the line's bytes up to the comma before it. Readers skip kinds that they do not know, and refuse a newer major version.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from asynchopper.errors import CheckpointCorrupted, CheckpointVersionError
+from asynchopper.space import Space
+from asynchopper.state import Asked, Ended, Fact, Header, PrunerSaw, Run, Saved, Told
+from asynchopper.trial import STATES
+from asynchopper.values import Json, from_json, spell, to_json, unspell
+
+FORMAT = (1, 0)
+"""Major and minor version. A newer minor adds kinds and members that older readers may skip."""
+
+_CRC = b',"crc":'
+
+
+def encode(fact: Fact, space: Space) -> bytes:
+    """A fact as a JSON object. Raises `TypeError` when a value has no JSON form."""
+    match fact:
+        case Asked(id, attempt, values, origin, note, foreign, _):
+            params = space.encode(values)
+            if foreign:
+                params |= {path: to_json(v) for path, v in foreign.items()}
+            body: dict[str, Json] = {"kind": "asked", "id": id, "attempt": attempt, "params": params, "origin": origin}
+            if note is not None:
+                body["note"] = note
+        case Told(id, attempt, state, value, estimates, cost, seconds, elapsed, error):
+            body = {"kind": "told", "id": id, "attempt": attempt, "state": state}
+            if state in ("completed", "nan"):
+                body["value"] = spell(value)
+            if estimates:
+                body["estimates"] = [spell(x) for x in estimates]
+            if cost:
+                body["cost"] = spell(cost)
+            body["seconds"] = round(seconds, 6)
+            body["elapsed"] = round(elapsed, 6)
+            if error is not None:
+                body["error"] = error
+        case Saved(id, attempt, data):
+            body = {"kind": "saved", "id": id, "attempt": attempt, "data": to_json(data)}
+        case Header(search_id, direction, seed, described):
+            body = {
+                "kind": "header",
+                "format": f"{FORMAT[0]}.{FORMAT[1]}",
+                "search": search_id,
+                "direction": direction,
+                "seed": to_json(seed),
+                "space": described,
+            }
+        case Run(budget, base_steps, base_elapsed, base_cost, described, started, host, pid):
+            base = {"steps": base_steps, "elapsed": round(base_elapsed, 6), "cost": spell(base_cost)}
+            body = {"kind": "run", "budget": budget, "base": base, "started": started, "host": host, "pid": pid}
+            if described is not None:
+                body["space"] = described
+        case PrunerSaw(name, data):
+            body = {"kind": "pruner", "name": name, "state": to_json(data)}
+        case Ended(reason, elapsed):
+            body = {"kind": "ended", "reason": reason, "elapsed": round(elapsed, 6)}
+    return orjson.dumps(body)
+
+
+def decode(data: bytes, space: Space) -> Fact | None:
+    """The inverse of `encode`; `None` for a kind that this version does not know.
+
+    Raises `ValueError` for what no version writes, `CheckpointVersionError` for a newer major version.
+    """
+    body = orjson.loads(data)
+    if not isinstance(body, dict):
+        raise ValueError("a record is a JSON object")
+    try:
+        return _fact(body, space)
+    except (KeyError, TypeError, OverflowError) as e:
+        raise ValueError(f"a malformed {str(body.get('kind'))!r:.40} record ({type(e).__name__}: {e})") from None
+
+
+def _fact(body: dict[str, Json], space: Space) -> Fact | None:
+    kind = body["kind"]
+    if kind == "asked":
+        values, foreign = space.decode(_mapping(body["params"]), np.random.Generator(np.random.Philox(0)))
+        return Asked(
+            _count(body["id"]),
+            _count(body["attempt"]),
+            values,
+            _text(body["origin"]),
+            body.get("note"),
+            foreign or None,
+        )
+    if kind == "told":
+        if body["state"] not in STATES:
+            raise ValueError(f"unknown trial state {body['state']!r:.40}")
+        error = body.get("error")
+        return Told(
+            _count(body["id"]),
+            _count(body["attempt"]),
+            body["state"],
+            unspell(body.get("value", "NaN")),
+            tuple([unspell(x) for x in body.get("estimates", ())]),
+            unspell(body.get("cost", 0.0)),
+            unspell(body["seconds"]),
+            unspell(body["elapsed"]),
+            None if error is None else _text(error),
+        )
+    if kind == "saved":
+        return Saved(_count(body["id"]), _count(body["attempt"]), from_json(body["data"]))
+    if kind == "header":
+        _check_version(body["format"])
+        direction, seed = body["direction"], from_json(body["seed"])
+        if direction not in ("maximize", "minimize") or not isinstance(seed, int):
+            raise ValueError("a header without a direction or a seed")
+        return Header(_text(body["search"]), direction, seed, dict(_mapping(body["space"])))
+    if kind == "run":
+        base, described = body["base"], body.get("space")
+        return Run(
+            dict(_mapping(body["budget"])),
+            _count(base["steps"]),
+            unspell(base["elapsed"]),
+            unspell(base["cost"]),
+            None if described is None else dict(_mapping(described)),
+            _text(body["started"]),
+            _text(body["host"]),
+            _count(body["pid"]),
+        )
+    if kind == "pruner":
+        return PrunerSaw(_text(body["name"]), from_json(body["state"]))
+    if kind == "ended":
+        return Ended(_text(body["reason"]), unspell(body["elapsed"]))
+    return None
+
+
+def _check_version(said: Json) -> None:
+    major = _text(said).partition(".")[0]
+    if not major.isdecimal():
+        raise ValueError(f"a header of format {said!r:.40}")
+    if int(major) > FORMAT[0]:
+        raise CheckpointVersionError(
+            f"the checkpoint has format {said}, and this version of asynchopper reads up to {FORMAT[0]}.x; "
+            "upgrade asynchopper to open it"
+        )
+
+
+def _count(x: Json) -> int:
+    if not isinstance(x, int) or isinstance(x, bool) or x < 0:
+        raise ValueError(f"a count is expected, got {x!r:.40}")
+    return x
+
+
+def _text(x: Json) -> str:
+    if not isinstance(x, str):
+        raise ValueError(f"a text is expected, got {x!r:.40}")
+    return x
+
+
+def _mapping(x: Json) -> Mapping[str, Any]:
+    if not isinstance(x, dict):
+        raise ValueError(f"an object is expected, got {x!r:.40}")
+    return x
+
+
+def frame(payload: bytes, seq: int) -> bytes:
+    """A record as a line of a log."""
+    head = b'%b,"seq":%d' % (payload[:-1], seq)
+    return b'%b,"crc":%d}\n' % (head, zlib.crc32(head))
+
+
+def check(line: bytes, seq: int) -> None:
+    """Raises `CheckpointCorrupted` unless `line` (without its end) is record `seq`, unchanged."""
+    cut = line.rfind(_CRC)
+    tail = line[cut + len(_CRC) :]
+    digits = tail.partition(b",")[0].rstrip(b"}")
+    if cut < 0 or not digits.isdigit() or len(digits) > 10 or not line.endswith(b"}"):
+        raise CheckpointCorrupted(f"record {seq} is not a record of asynchopper's")
+    head = line[:cut]
+    if zlib.crc32(head) != int(digits):
+        raise CheckpointCorrupted(f"record {seq} was changed: its checksum does not match")
+    at = head.rfind(b',"seq":')
+    if head[at + 7 :] != b"%d" % seq:
+        raise CheckpointCorrupted(
+            f"record {seq} is missing: in its place is record {head[at + 7 :].decode(errors='replace')}"
+        )

@@ -1,0 +1,10 @@
+"""Samplers propose candidates; they decide from the state alone and change nothing."""
+
+from __future__ import annotations
+
+from asynchopper.samplers.base import Sampler, View
+from asynchopper.samplers.proposer import Proposer
+from asynchopper.samplers.random import RandomSampler
+from asynchopper.samplers.two_stage import TwoStageSampler
+
+__all__ = ["Proposer", "RandomSampler", "Sampler", "TwoStageSampler", "View"]

@@ -1,0 +1,35 @@
+"""What a sampler is given, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from asynchopper.space import Generator, Space
+from asynchopper.state import State
+from asynchopper.trial import Proposal
+
+
+@dataclass(slots=True)
+class View:
+    """The search at the moment of a proposal. `progress` is the part of the budget that is spent, from 0 to 1."""
+
+    state: State
+    progress: float
+    seeding: bool
+    temperature: float
+
+    @property
+    def space(self) -> Space:
+        return self.state.space
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Proposes candidates.
+
+    `propose` is pure: it reads the view, draws only from `rng`, and keeps nothing, so that the same history and the same
+    generator give the same candidate after any number of restarts.
+    """
+
+    def propose(self, view: View, rng: Generator) -> Proposal: ...

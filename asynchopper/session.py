@@ -1,0 +1,121 @@
+"""Ask and tell, for those who evaluate elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from asynchopper.errors import StorageError, UsageError
+from asynchopper.ledger import Ledger
+from asynchopper.objective import RunningTrial, to_number
+from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
+
+if TYPE_CHECKING:
+    from asynchopper.search import Opening, Search
+
+
+class TrialFailed(Exception):
+    """Stands for what went wrong elsewhere."""
+
+
+class Session:
+    """`trial = await session.ask()`, evaluate `trial.params` wherever you like, `await session.tell(trial, value)`.
+
+    Any number of trials may be out, and any number of tasks may ask and tell at once; their writes are grouped. Trials
+    that are out when the session ends run again, with the same parameters, when the search is continued.
+    """
+
+    def __init__(self, search: Search, opening: Opening) -> None:
+        self._search, self._opening = search, opening
+        self._ledger: Ledger | None = None
+        self._out: dict[int, RunningTrial] = {}
+        self._told: set[int] = set()
+
+    async def __aenter__(self) -> Self:
+        self._ledger = await self._search._begin(self._opening)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ledger = self._open()
+        for trial in list(self._out.values()):
+            ledger.tell(trial, Interrupted())
+        self._out.clear()
+        reason = "error" if error is not None and isinstance(error, Exception) else self._reason(ledger)
+        self._ledger = None
+        try:
+            await self._search._end(ledger, reason)
+        except StorageError:
+            if error is None:  # otherwise it has reached the caller already, or something worse has
+                raise
+
+    def __repr__(self) -> str:
+        state = "closed" if self._ledger is None else f"{len(self._out)} out"
+        return f"Session({state}, {len(self._told)} told)"
+
+    @staticmethod
+    def _reason(ledger: Ledger) -> str:
+        spent = ledger.budget.spent(ledger.state, ledger.elapsed())
+        return spent or ("exhausted" if ledger.dry == "exhausted" and not ledger.state.pending else "stopped")
+
+    async def ask(self) -> RunningTrial | None:
+        """The next candidate; `None` when the budget is given out or the space is used up. Never waits for a result.
+
+        Durable when it returns. Raises `StorageError` when it cannot be made so.
+        """
+        ledger = self._open()
+        while (new := ledger.ask()) is not None:
+            trial, known = new
+            if known is None:
+                self._out[trial.id] = trial
+                await ledger.journal.commit()
+                return trial
+            ledger.tell(trial, known)
+            await self._commit(ledger)
+        return None
+
+    async def tell(
+        self,
+        trial: RunningTrial,
+        value: Any = None,
+        *,
+        state: Literal["completed", "pruned", "failed"] = "completed",
+        cost: float = 0.0,
+    ) -> None:
+        """The outcome of a trial; durable when it returns. Telling the same trial again changes nothing.
+
+        `value` is the number that was reached; `state` says otherwise: `"pruned"`, `"failed"`. Raises `UsageError` for a
+        trial that this session did not give out, `ObjectiveError` for a value that is not a number.
+        """
+        ledger = self._open()
+        if trial.id in self._told:
+            await ledger.journal.commit()
+            return
+        if self._out.get(trial.id) is not trial:
+            raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
+        outcome = _outcome(value, state)
+        trial.cost += cost
+        del self._out[trial.id]
+        self._told.add(trial.id)
+        ledger.tell(trial, outcome)
+        await self._commit(ledger)
+
+    async def _commit(self, ledger: Ledger) -> None:
+        await ledger.journal.commit()
+        ledger.news()
+
+    def _open(self) -> Ledger:
+        if self._ledger is None:
+            raise UsageError("the session is not open; use it inside `async with search.session(...) as session:`")
+        return self._ledger
+
+
+def _outcome(value: Any, state: str) -> Outcome:
+    if state == "completed":
+        return Completed(to_number(value, "tell"))
+    if state == "pruned":
+        return Pruned()
+    if state == "failed":
+        return Failed(value if isinstance(value, BaseException) else TrialFailed(str(value or "told as failed")))
+    raise UsageError(f"state={state!r}: must be 'completed', 'pruned' or 'failed'")

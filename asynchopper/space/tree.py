@@ -1,0 +1,403 @@
+"""The tree that holds the parameters, compiled into a flat list of leaves."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from asynchopper.errors import SpaceError
+from asynchopper.space.kinds import Array, Choice, has_parameter, same
+from asynchopper.space.scalars import Generator, Grid, IntGrid, Parameter, PowerGrid, Scalar
+from asynchopper.trial import Values
+from asynchopper.values import Json, from_json
+
+
+class Leaf:
+    """A parameter at its place: `path` names it, `parent` is the (leaf, option) that must be taken for it to exist."""
+
+    __slots__ = ("index", "param", "parent", "path")
+
+    def __init__(self, index: int, path: str, param: Parameter, parent: tuple[int, int] | None) -> None:
+        self.index, self.path, self.param, self.parent = index, path, param, parent
+
+    def draw(self, u: float, rng: Generator) -> Any:
+        p = self.param
+        return p.draw(u, rng) if p.user_sample is None else self._taken(p.user_sample(rng))
+
+    def move(self, value: Any, u: float, rng: Generator, strength: float) -> Any:
+        p = self.param
+        if p.user_mutate is not None:
+            return self._taken(p.user_mutate(p.show(value), rng, strength))
+        if p.user_sample is not None and not isinstance(p, Scalar):
+            return self.draw(u, rng)
+        return p.move(value, u, rng, strength)
+
+    def _taken(self, given: Any) -> Any:
+        try:
+            return self.param.accept(given)
+        except SpaceError as e:
+            raise SpaceError(f"{self.path}: its own sample or mutate gave a value that does not belong: {e}") from None
+
+
+class Space:
+    """A tree of dicts, lists, constants and parameters, compiled into a flat list of leaves.
+
+    Raises `SpaceError` for an empty space and for two parameters of one name.
+    """
+
+    def __init__(self, tree: Mapping[Any, Any]) -> None:
+        if not isinstance(tree, Mapping) or not tree:
+            raise SpaceError("a search space needs at least one parameter")
+        self.tree = tree
+        self.leaves: list[Leaf] = []
+        self._children: dict[int, dict[int, list[int]]] = {}
+        self._root = self._compile(tree, "", None, set())
+        n = len(self.leaves)
+        self.n = n
+        self.paths = tuple(leaf.path for leaf in self.leaves)
+        self.conditional = any(leaf.parent is not None for leaf in self.leaves)
+        self.size = sum(leaf.param.size for leaf in self.leaves)
+        """How many numbers a candidate has; proposals of large ones are made off the event loop."""
+        self.cardinality = self._cardinality(self._root)
+        self._flat = self._flat_template()
+        self._pack = self._packer()
+
+    def __repr__(self) -> str:
+        return f"Space({', '.join(self.paths)})"
+
+    # compiling: a node is a Leaf, a constant, or a container of nodes
+
+    def _compile(self, node: Any, path: str, parent: tuple[int, int] | None, used: set[str]) -> Any:
+        if isinstance(node, Parameter):
+            if path in used:
+                raise SpaceError(f"two parameters are called {path!r}; rename one")
+            used.add(path)
+            leaf = Leaf(len(self.leaves), path, node, parent)
+            self.leaves.append(leaf)
+            if not isinstance(node, Choice) or not node.nested:
+                return leaf
+            options = []
+            for i, option in enumerate(node.options):
+                inside = f"{path}.value" if isinstance(option, Parameter) else path
+                options.append(self._compile(option, inside, (leaf.index, i), set(used)))
+            return _Branch(leaf, options)
+        if isinstance(node, Mapping) and has_parameter(node):
+            for k in node:
+                if not isinstance(k, (str, int, float, bool)):
+                    raise SpaceError(f"{path or 'the space'}: a key must be a string or a number, got {k!r:.80}")
+            return {k: self._compile(v, f"{path}.{k}" if path else str(k), parent, used) for k, v in node.items()}
+        if isinstance(node, (list, tuple)) and has_parameter(node):
+            items = [self._compile(v, f"{path}.{i}" if path else str(i), parent, used) for i, v in enumerate(node)]
+            return items if isinstance(node, list) else tuple(items)
+        return _Constant(node)
+
+    def _flat_template(self) -> tuple[dict[Any, Any], list[Any], list[tuple[Any, int, Parameter]]] | None:
+        """For the common space, one dict of scalars: what to copy, the keys to fill, the keys whose value is shown."""
+        root = self._root
+        if not isinstance(root, dict) or not all(isinstance(v, (Leaf, _Constant)) for v in root.values()):
+            return None
+        template = {k: v.value if isinstance(v, _Constant) else None for k, v in root.items()}
+        keys = [k for k, v in root.items() if isinstance(v, Leaf)]
+        shown = [
+            (k, v.index, v.param)
+            for k, v in root.items()
+            if isinstance(v, Leaf) and type(v.param).show is not Parameter.show
+        ]
+        return template, keys, shown
+
+    def _cardinality(self, node: Any) -> float:
+        if isinstance(node, Leaf):
+            return node.param.cardinality
+        if isinstance(node, _Branch):
+            if node.leaf.param.user_sample is not None:
+                return math.inf
+            return sum(self._cardinality(o) for o in node.options)
+        if isinstance(node, dict):
+            return math.prod(self._cardinality(v) for v in node.values())
+        if isinstance(node, (list, tuple)):
+            return math.prod(self._cardinality(v) for v in node)
+        return 1
+
+    def _packer(self) -> Callable[..., bytes] | None:
+        """For the common space, all scalars that fit 64 bits, one call that makes a candidate's bytes."""
+        codes = []
+        for leaf in self.leaves:
+            param = leaf.param
+            small = isinstance(param, (IntGrid, PowerGrid)) and -(2**62) < param.low <= param.high < 2**62
+            if leaf.parent is not None or not (small or isinstance(param, (Scalar, Choice))):
+                return None
+            if isinstance(param, (IntGrid, PowerGrid)) and not small:
+                return None
+            codes.append("q" if small or isinstance(param, Choice) else "d")
+        return struct.Struct("<" + "".join(codes)).pack
+
+    # candidates
+
+    def initial(self, rng: Generator) -> Values:
+        """The first guess: every parameter's `init`."""
+        values: list[Any] = [None] * self.n
+        for leaf in self.leaves:
+            if self._active(leaf, values):
+                values[leaf.index] = leaf.param.first(rng)
+        return tuple(values)
+
+    def sample(self, rng: Generator) -> Values:
+        """A candidate from anywhere in the space."""
+        us = rng.random(self.n).tolist()
+        if not self.conditional:
+            return tuple([leaf.draw(u, rng) for leaf, u in zip(self.leaves, us, strict=True)])
+        values: list[Any] = [None] * self.n
+        for leaf, u in zip(self.leaves, us, strict=True):
+            if self._active(leaf, values):
+                values[leaf.index] = leaf.draw(u, rng)
+        return tuple(values)
+
+    def mutate(self, parent: Values, rng: Generator, strength: float) -> Values:
+        """A candidate near `parent`: max(1, round(strength * n)) of its n parameters move, each within `strength`."""
+        us = rng.random(2 * self.n).tolist()
+        n = self.n
+        active = [i for i in range(n) if parent[i] is not None]
+        k = max(1, min(len(active), round(strength * len(active))))
+        chosen = active if k >= len(active) else sorted(active, key=us.__getitem__)[:k]
+        values = list(parent)
+        for i in chosen:
+            values[i] = self.leaves[i].move(parent[i], us[n + i], rng, strength)
+        return tuple(values) if not self.conditional else self.settle(values, us[n:], rng)
+
+    def settle(self, values: list[Any], us: Sequence[float], rng: Generator) -> Values:
+        """`values` with the branches that are taken filled in, and the others emptied."""
+        for leaf in self.leaves:
+            if not self._active(leaf, values):
+                values[leaf.index] = None
+            elif values[leaf.index] is None:
+                values[leaf.index] = leaf.draw(us[leaf.index], rng)
+        return tuple(values)
+
+    def _active(self, leaf: Leaf, values: Sequence[Any]) -> bool:
+        return leaf.parent is None or values[leaf.parent[0]] == leaf.parent[1]
+
+    def point(self, number: int) -> Values:
+        """The candidate with a running number below `cardinality`, which must be finite."""
+        values: list[Any] = [None] * self.n
+        rest = self._point(self._root, number, values)
+        assert rest == 0
+        return tuple(values)
+
+    def _point(self, node: Any, number: int, values: list[Any]) -> int:
+        if isinstance(node, Leaf):
+            number, i = divmod(number, int(node.param.cardinality))
+            values[node.index] = _nth(node.param, i)
+            return number
+        if isinstance(node, _Branch):
+            number, i = divmod(number, int(self._cardinality(node)))
+            for option, inside in enumerate(node.options):
+                n = int(self._cardinality(inside))
+                if i < n:
+                    values[node.leaf.index] = option
+                    self._point(inside, i, values)
+                    break
+                i -= n
+            return number
+        children: Any = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
+        for child in children:
+            number = self._point(child, number, values)
+        return number
+
+    def key(self, values: Values) -> int:
+        """A 64-bit number that two candidates share when they are the same point (and otherwise once in 10^19)."""
+        if self._pack is not None:
+            return hash(self._pack(*values))
+        parts = [b"" if v is None else leaf.param.key(v) for leaf, v in zip(self.leaves, values, strict=True)]
+        return hash(b"".join([b"%d:" % len(p) + p for p in parts]))
+
+    # to and from the outside
+
+    def build(self, values: Values) -> dict[Any, Any]:
+        """The dict that an objective gets; fresh each time."""
+        if self._flat is not None:
+            template, keys, shown = self._flat
+            params = template.copy()
+            params.update(zip(keys, values, strict=True))
+            for k, i, param in shown:
+                params[k] = param.show(values[i])
+            return params
+        built = self._build(self._root, values)
+        assert isinstance(built, dict)
+        return built
+
+    def _build(self, node: Any, values: Values) -> Any:
+        if isinstance(node, Leaf):
+            return node.param.show(values[node.index])
+        if isinstance(node, _Branch):
+            return self._build(node.options[values[node.leaf.index]], values)
+        if isinstance(node, dict):
+            return {k: self._build(v, values) for k, v in node.items()}
+        if isinstance(node, list):
+            return [self._build(v, values) for v in node]
+        if isinstance(node, tuple):
+            return tuple([self._build(v, values) for v in node])
+        return node.value
+
+    def encode(self, values: Values) -> dict[str, Json]:
+        """Path to JSON, for the parameters that exist in this candidate."""
+        return {leaf.path: leaf.param.encode(v) for leaf, v in zip(self.leaves, values, strict=True) if v is not None}
+
+    def decode(self, flat: Mapping[str, Json], rng: Generator) -> tuple[Values, dict[str, Any]]:
+        """A stored candidate in this space, and what of it this space does not know. What is missing is initial."""
+        values: list[Any] = [None] * self.n
+        known: set[str] = set()
+        for leaf in self.leaves:
+            if not self._active(leaf, values):
+                continue
+            try:
+                values[leaf.index] = leaf.param.decode(flat[leaf.path])
+                known.add(leaf.path)
+            except Exception:  # a user's decode may raise anything; the value is kept as foreign
+                values[leaf.index] = leaf.param.first(rng)
+        if len(known) == len(flat):
+            return tuple(values), {}
+        return tuple(values), {path: _foreign(data) for path, data in flat.items() if path not in known}
+
+    def fit(self, guess: Mapping[Any, Any], base: Values | None, rng: Generator) -> Values:
+        """A partial candidate from outside, filled up from `base`; raises `SpaceError` naming what does not belong."""
+        given: dict[int, Any] = {}
+        self._fit(self._root, guess, "", given)
+        values: list[Any] = [None] * self.n
+        for leaf in self.leaves:
+            if not self._active(leaf, values):
+                continue
+            i = leaf.index
+            if i in given:
+                values[i] = given[i]
+            elif base is not None and base[i] is not None:
+                values[i] = base[i]
+            else:
+                values[i] = leaf.param.first(rng)
+        return tuple(values)
+
+    def _fit(self, node: Any, guess: Any, path: str, given: dict[int, Any]) -> None:
+        if isinstance(node, Leaf):
+            try:
+                given[node.index] = node.param.accept(guess)
+            except SpaceError as e:
+                raise SpaceError(f"{node.path}: {e}") from None
+        elif isinstance(node, _Branch):
+            self._fit_branch(node, guess, given)
+        elif isinstance(node, dict):
+            if not isinstance(guess, Mapping):
+                raise SpaceError(f"{path or 'a guess'}: a dict is expected, got {guess!r:.80}")
+            unknown = [k for k in guess if k not in node]
+            if unknown:
+                names = ", ".join(repr(f"{path}.{k}" if path else k) for k in unknown)
+                raise SpaceError(f"unknown parameter {names}; the space has {', '.join(map(repr, node))}")
+            for k, v in guess.items():
+                self._fit(node[k], v, f"{path}.{k}" if path else str(k), given)
+        elif isinstance(node, (list, tuple)):
+            if not isinstance(guess, (list, tuple)) or len(guess) != len(node):
+                raise SpaceError(f"{path}: a list of {len(node)} is expected, got {guess!r:.80}")
+            for i, (inner, v) in enumerate(zip(node, guess, strict=True)):
+                self._fit(inner, v, f"{path}.{i}", given)
+        elif not (node.value is guess or same(node.value, guess)):
+            raise SpaceError(f"{path}: is the constant {node.value!r:.80} in this space, not {guess!r:.80}")
+
+    def _fit_branch(self, node: _Branch, guess: Any, given: dict[int, Any]) -> None:
+        try:
+            given[node.leaf.index] = node.leaf.param.accept(guess)
+            return
+        except SpaceError:
+            pass
+        for i, option in enumerate(node.options):
+            inner: dict[int, Any] = {}
+            try:
+                self._fit(option, guess, node.leaf.path, inner)
+            except SpaceError:
+                continue
+            given.update(inner)
+            given[node.leaf.index] = i
+            return
+        raise SpaceError(f"{node.leaf.path}: {guess!r:.80} fits none of the {len(node.options)} options")
+
+    def describe(self) -> dict[str, Json]:
+        """Path to description, for the header of a checkpoint."""
+        out: dict[str, Json] = {}
+        for leaf in self.leaves:
+            text = leaf.param.describe()
+            if leaf.parent is not None:
+                owner = self.leaves[leaf.parent[0]]
+                text["if"] = [owner.path, owner.param.encode(leaf.parent[1])]
+            out.setdefault(leaf.path, []).append(text)
+        return {path: texts[0] if len(texts) == 1 else texts for path, texts in out.items()}
+
+    def check_storable(self) -> None:
+        """Raises `SpaceError`, naming the parameter, when a checkpoint could not hold its values."""
+        for leaf in self.leaves:
+            param = leaf.param
+            if isinstance(param, Choice):
+                if param.unstorable is not None:
+                    raise SpaceError(
+                        f"{leaf.path}: a checkpoint cannot hold the option {param.unstorable}; name the options with labels="
+                    )
+                continue
+            if isinstance(param, (Scalar, Array)):
+                continue
+            probe = param.first(np.random.Generator(np.random.Philox(0)))
+            try:
+                orjson.dumps(param.encode(probe))
+            except (TypeError, ValueError) as e:
+                raise SpaceError(
+                    f"{leaf.path}: a checkpoint cannot hold its values ({e}); give it encode= and decode="
+                ) from None
+
+
+class _Constant:
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Branch:
+    __slots__ = ("leaf", "options")
+
+    def __init__(self, leaf: Leaf, options: list[Any]) -> None:
+        self.leaf, self.options = leaf, options
+
+
+def _nth(param: Parameter, i: int) -> Any:
+    if isinstance(param, Grid):
+        return param.cell(i)
+    if isinstance(param, Array):
+        n = int(param.scalar.cardinality)
+        flat = []
+        for _ in range(param.size):
+            i, digit = divmod(i, n)
+            flat.append(_nth(param.scalar, digit))
+        return np.array(flat, param.dtype).reshape(param.shape)
+    return i if isinstance(param, Choice) else param.init
+
+
+def _foreign(data: Json) -> Any:
+    if isinstance(data, dict) and len(data) == 1 and "$label" in data:
+        return data["$label"]
+    try:
+        return from_json(data)
+    except ValueError:
+        return data
+
+
+def merge(spaces: Sequence[Mapping[Any, Any]], named: Mapping[str, Any]) -> dict[Any, Any]:
+    """Several dicts as one space; a name that two of them define differently is refused, not overwritten."""
+    merged: dict[Any, Any] = {}
+    for space in (*spaces, named):
+        if not isinstance(space, Mapping):
+            raise SpaceError(f"a search space is a dict, got {space!r:.80}")
+        for k, v in space.items():
+            if k in merged and merged[k] is not v:
+                raise SpaceError(f"two of the dicts define {k!r}; leave it in one")
+            merged[k] = v
+    return merged

@@ -1,0 +1,318 @@
+"""A search is the fold of its facts. Pure: no clock, no loop, no file, no random draw.
+
+Laws:
+1. `State` is what you get by folding every fact in order; nothing else changes it. Folding a prefix, and then the rest,
+   is folding the whole.
+2. A trial is asked, then told. Told twice, or told without having been asked, changes nothing.
+3. An interrupted trial is still asked: it comes back with the same parameters and the next attempt.
+4. `rollback(mark())` undoes exactly the facts folded in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from asynchopper.history import Table
+from asynchopper.space import Space
+from asynchopper.trial import STATES, Pending, Values
+from asynchopper.trial import State as TrialState
+from asynchopper.values import Json
+
+
+class Header(NamedTuple):
+    """Who the search is. The first fact of every log."""
+
+    search_id: str
+    direction: str
+    seed: int
+    space: dict[str, Json]
+
+
+class Run(NamedTuple):
+    """A run begins. The budget counts from `base_*`: what had been spent when this budget was first given."""
+
+    budget: dict[str, Json]
+    base_steps: int
+    base_elapsed: float
+    base_cost: float
+    space: dict[str, Json] | None
+    """The space, where it differs from the one said before."""
+    started: str
+    host: str
+    pid: int
+
+
+class Asked(NamedTuple):
+    """A candidate is about to be evaluated. `key` is the space's own, where the caller has it already."""
+
+    id: int
+    attempt: int
+    values: Values
+    origin: str
+    note: Json = None
+    foreign: Mapping[str, Any] | None = None
+    key: int | None = None
+
+
+class Saved(NamedTuple):
+    """The objective's own state, for its next attempt."""
+
+    id: int
+    attempt: int
+    data: Json
+
+
+class Told(NamedTuple):
+    """An evaluation ended. `seconds` is its own duration, `elapsed` what the search's runs had taken by then."""
+
+    id: int
+    attempt: int
+    state: TrialState
+    value: float
+    estimates: tuple[float, ...]
+    cost: float
+    seconds: float
+    elapsed: float
+    error: str | None = None
+
+
+class PrunerSaw(NamedTuple):
+    """A pruner's state after all that was told before."""
+
+    name: str
+    data: Json
+
+
+class Ended(NamedTuple):
+    """A run ended, and why."""
+
+    reason: str
+    elapsed: float
+
+
+Fact: TypeAlias = Header | Run | Asked | Saved | Told | PrunerSaw | Ended
+
+FINISHED = frozenset({"steps", "runtime", "cost", "exhausted"})
+"""Reasons after which the next run gets a new budget; after any other it continues the old one."""
+
+
+class Mark(NamedTuple):
+    rows: int
+    best_row: int
+    next_id: int
+    elapsed: float
+    cost: float
+    initial_asked: bool
+    undo: int
+
+
+class State:
+    """What is known of a search: the finished trials, the ones that are out, the best, what was spent."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.header: Header | None = None
+        self.run: Run | None = None
+        self.reason: str | None = None
+        self.described: dict[str, Json] | None = None
+        self.table = Table(space)
+        self.pending: dict[int, Pending] = {}
+        self.seen: dict[int, int] | None = {}
+        """Key of every candidate that was asked, to its trial; `None` where nobody wants to know."""
+        self.next_id = 0
+        self.best_row = -1
+        self.sign = 1.0
+        self.elapsed = 0.0
+        self.cost = 0.0
+        self.initial_asked = False
+        self.pruner: PrunerSaw | None = None
+        self.pruner_row = 0
+        self._undo: list[tuple[Pending | None, int | None, int | None]] | None = None
+
+    def __repr__(self) -> str:
+        return f"State({len(self.table)} told, {len(self.pending)} out, best {self.best_value})"
+
+    # -- the fold
+
+    def fold(self, fact: Fact) -> State:
+        """Takes one fact in, in place, and returns itself."""
+        match fact:
+            case Asked():
+                self._asked(fact)
+            case Told():
+                self._told(fact)
+            case Saved(id=id, data=data):
+                if id in self.pending:
+                    self.pending[id].saved = data
+            case Header():
+                self.header, self.described = fact, fact.space
+                self.sign = -1.0 if fact.direction == "minimize" else 1.0
+            case Run():
+                self.run, self.reason = fact, None
+                self.described = fact.space if fact.space is not None else self.described
+            case PrunerSaw():
+                self.pruner, self.pruner_row = fact, len(self.table)
+            case Ended(reason=reason, elapsed=elapsed):
+                self.reason = reason
+                self.elapsed = max(self.elapsed, elapsed)
+        return self
+
+    def _asked(self, fact: Asked) -> None:
+        id = fact.id
+        if id < self.next_id and id not in self.pending:
+            return  # finished already
+        before = self.pending.get(id)
+        new = Pending(id, fact.attempt, fact.values, fact.origin, fact.note, None, fact.foreign or {})
+        if before is not None:
+            new.saved = before.saved
+        self.pending[id] = new
+        self.next_id = max(self.next_id, id + 1)
+        self.initial_asked = self.initial_asked or fact.origin == "initial"
+        key = None
+        if self.seen is not None and not fact.foreign:
+            key = fact.key if fact.key is not None else self.space.key(fact.values)
+            if key in self.seen:
+                key = None
+            else:
+                self.seen[key] = id
+        if self._undo is not None:
+            self._undo.append((before, id, key))
+
+    def _told(self, fact: Told) -> None:
+        asked = self.pending.get(fact.id)
+        self.elapsed = max(self.elapsed, fact.elapsed)
+        if asked is None:
+            return
+        if fact.state == "interrupted":
+            self.cost += fact.cost
+            return
+        del self.pending[fact.id]
+        table = self.table
+        row = table.append(
+            fact.id, fact.attempt, asked.values, asked.origin, fact.state, fact.value, fact.seconds, fact.elapsed
+        )
+        if fact.estimates:
+            table.estimates[row] = fact.estimates
+        if fact.cost:
+            table.costs[row] = fact.cost
+            self.cost += fact.cost
+        if fact.error is not None:
+            table.errors[row] = fact.error
+        if asked.note is not None:
+            table.notes[row] = asked.note
+        if asked.foreign:
+            table.foreign[row] = asked.foreign
+        if fact.state == "completed" and (
+            self.best_row < 0 or self.sign * fact.value > self.sign * table.values[self.best_row]
+        ):
+            self.best_row = row
+        if self._undo is not None:
+            self._undo.append((asked, None, None))
+
+    # -- taking back what could not be made durable
+
+    def mark(self) -> Mark:
+        """Where `rollback` can return to. Only the latest mark and those taken after `keep_undo` count."""
+        undo = len(self._undo) if self._undo is not None else 0
+        return Mark(len(self.table), self.best_row, self.next_id, self.elapsed, self.cost, self.initial_asked, undo)
+
+    def keep_undo(self, keep: bool) -> None:
+        """Whether to remember how to take facts back; without it `rollback` is not possible."""
+        self._undo = [] if keep else None
+
+    def forget_undo(self, count: int) -> None:
+        """The first `count` steps are durable now."""
+        if self._undo is not None:
+            del self._undo[:count]
+
+    def rollback(self, mark: Mark) -> None:
+        assert self._undo is not None, "keep_undo(True) comes before mark()"
+        self.table.truncate(mark.rows)
+        while len(self._undo) > mark.undo:
+            before, asked_id, key = self._undo.pop()
+            if asked_id is not None:
+                del self.pending[asked_id]
+            if before is not None:
+                self.pending[before.id] = before
+            if key is not None and self.seen is not None:
+                self.seen.pop(key, None)
+        self.best_row, self.next_id, self.elapsed = mark.best_row, mark.next_id, mark.elapsed
+        self.cost, self.initial_asked = mark.cost, mark.initial_asked
+
+    # -- what it says
+
+    @property
+    def told(self) -> int:
+        """How many trials are finished."""
+        return len(self.table)
+
+    @property
+    def best_value(self) -> float | None:
+        return self.table.values[self.best_row] if self.best_row >= 0 else None
+
+    @property
+    def best_values(self) -> Values | None:
+        """The best candidate, or `None` while nothing has completed."""
+        return self.table.row(self.best_row) if self.best_row >= 0 else None
+
+    @property
+    def spent_steps(self) -> int:
+        """Trials finished under the present budget."""
+        return self.told - (self.run.base_steps if self.run else 0)
+
+    @property
+    def spent_seconds(self) -> float:
+        """Seconds used of the present budget, up to the last fact."""
+        return self.elapsed - (self.run.base_elapsed if self.run else 0.0)
+
+    @property
+    def spent_cost(self) -> float:
+        return self.cost - (self.run.base_cost if self.run else 0.0)
+
+    def remember_candidates(self, wanted: bool) -> None:
+        """Whether `seen` is kept; switching it on fills it from what is known."""
+        if not wanted:
+            self.seen = None
+        elif self.seen is None:
+            self.seen = {}
+            for row in range(len(self.table)):
+                if row not in self.table.foreign:
+                    self.seen.setdefault(self.space.key(self.table.row(row)), self.table.ids[row])
+            for asked in self.pending.values():
+                if not asked.foreign:
+                    self.seen.setdefault(self.space.key(asked.values), asked.id)
+
+    def facts(self) -> Iterator[Fact]:
+        """A log that folds to this state: what `save` writes. What is out is taken now, the rows as they are read."""
+        return self._facts(len(self.table), list(self.pending.values()))
+
+    def _facts(self, rows: int, pending: list[Pending]) -> Iterator[Fact]:
+        if self.header is None:
+            return
+        yield self.header
+        t = self.table
+        for row in range(rows):
+            id, attempt = t.ids[row], t.attempts[row]
+            yield Asked(id, attempt, t.row(row), t.origin_names[t.origins[row]], t.notes.get(row), t.foreign.get(row))
+            yield Told(
+                id,
+                attempt,
+                STATES[t.states[row]],
+                t.values[row],
+                t.estimates.get(row, ()),
+                t.costs.get(row, 0.0),
+                t.seconds[row],
+                t.elapsed[row],
+                t.errors.get(row),
+            )
+        if self.run is not None:
+            yield self.run._replace(space=self.described if self.described != self.header.space else None)
+        for asked in pending:
+            yield Asked(asked.id, asked.attempt, asked.values, asked.origin, asked.note, asked.foreign)
+            if asked.saved is not None:
+                yield Saved(asked.id, asked.attempt, asked.saved)
+        if self.pruner is not None and self.pruner_row == rows:
+            yield self.pruner
+        if self.reason is not None:
+            yield Ended(self.reason, self.elapsed)

@@ -1,0 +1,80 @@
+"""What one evaluation is called at each stage: `Proposal` before it starts, `Outcome` when it ends, `Trial` for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+State: TypeAlias = Literal["completed", "pruned", "nan", "failed", "interrupted"]
+
+STATES: tuple[State, ...] = ("completed", "pruned", "nan", "failed", "interrupted")
+"""How an evaluation can end. All but `interrupted` finish a trial and spend a step."""
+
+Values: TypeAlias = tuple[Any, ...]
+"""A candidate as the space sees it: one entry a parameter, in the space's order; the option's index for a choice,
+`None` for a parameter whose branch is not taken."""
+
+
+class Proposal(NamedTuple):
+    """A candidate that a sampler wants evaluated. `note` is JSON that the sampler wants to find again when it is told."""
+
+    values: Values
+    origin: str
+    note: Any = None
+
+
+class Completed(NamedTuple):
+    """The objective returned a number. It may be infinite, and it may be NaN."""
+
+    value: float
+
+
+class Pruned(NamedTuple):
+    """The pruner, or the objective itself, gave the evaluation up."""
+
+
+class Failed(NamedTuple):
+    """The objective raised, timed out, or returned something that is not a number."""
+
+    error: BaseException
+
+
+class Interrupted(NamedTuple):
+    """The evaluation was taken away. It spends nothing and runs again when the search resumes."""
+
+
+Outcome: TypeAlias = Completed | Pruned | Failed | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A finished evaluation.
+
+    `value` is `None` unless the trial completed (NaN in state `nan`); `estimates` are the intermediate values in the
+    order they were reported; `cost` is in the objective's own unit, `seconds` is wall time.
+    """
+
+    id: int
+    attempt: int
+    params: dict[str, Any]
+    value: float | None
+    state: str
+    origin: str
+    estimates: tuple[float, ...] = ()
+    cost: float = 0.0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A trial that was asked and not yet told. `foreign` holds parameters that the present space does not know."""
+
+    id: int
+    attempt: int
+    values: Values
+    origin: str
+    note: Any = None
+    saved: Any = None
+    foreign: Mapping[str, Any] = field(default_factory=dict)
