@@ -9,7 +9,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from asynchopper.errors import AsynchopperError, ObjectiveError, TrialPruned, UsageError
 
@@ -168,14 +168,16 @@ class RunningTrial:
                     raise Interrupted from None
 
 
-class Host:
+class Host(Protocol):
     """What a running trial needs from the search that it belongs to."""
 
     def prunes(self, trial: RunningTrial, value: float) -> bool:
-        raise NotImplementedError
+        """Takes in an estimate; whether the evaluation is given up."""
+        ...
 
     async def save(self, trial: RunningTrial, state: Any) -> None:
-        raise NotImplementedError
+        """Makes the objective's own state durable."""
+        ...
 
 
 def current_trial() -> RunningTrial:

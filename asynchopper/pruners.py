@@ -7,6 +7,7 @@ restored. So its state can always be had again from the history alone.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Sequence
 from typing import Any
@@ -15,30 +16,30 @@ from asynchopper.errors import UsageError
 from asynchopper.trial import Trial
 
 
-class Pruner:
+class Pruner(ABC):
     """The base of all pruners. `direction` is set by the search before the first call."""
 
     direction: str = "maximize"
 
+    @abstractmethod
     def should_prune(self, estimates: Sequence[float]) -> bool:
         """Whether to give up an evaluation that has reported these estimates, the latest last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def observe(self, trial: Trial) -> None:
         """Takes in a finished trial."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What was folded, as JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reset(self) -> None:
         """Forgets what was folded."""
-        raise NotImplementedError
 
     @property
     def _sign(self) -> float:

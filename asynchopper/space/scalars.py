@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
 from statistics import NormalDist
@@ -28,7 +29,7 @@ MISSING: Final = _Missing()
 _NORMAL = NormalDist()
 
 
-class Parameter:
+class Parameter(ABC):
     """A dimension of the search space. Subclass it for kinds of your own.
 
     A subclass defines `sample(rng)` and, where a local step makes sense, `mutate(value, rng, strength)` with strength in
@@ -43,9 +44,9 @@ class Parameter:
     user_sample: Draw | None = None
     user_mutate: Draw | None = None
 
+    @abstractmethod
     def sample(self, rng: Generator) -> Any:
         """A value from anywhere in the parameter's range."""
-        raise NotImplementedError(f"{type(self).__name__} must define sample(self, rng)")
 
     def mutate(self, value: Any, rng: Generator, strength: float) -> Any:
         """A value near `value`; the default draws a new one."""
@@ -92,13 +93,13 @@ class Scalar(Parameter):
     low: float | int
     high: float | int
 
+    @abstractmethod
     def at(self, u: float) -> Any:
         """The value at `u` in [0, 1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unit(self, value: Any) -> float:
         """Where the value lies in [0, 1]; values outside the bounds are clipped to them."""
-        raise NotImplementedError
 
     def sample(self, rng: Generator) -> Any:
         return self.at(float(rng.random()))
@@ -204,12 +205,13 @@ class Grid(Scalar):
     def __init__(self, cells: int, kind: str) -> None:
         self.n, self.kind, self.cardinality = cells, kind, cells
 
+    @abstractmethod
     def cell(self, i: int) -> Any:
-        raise NotImplementedError
+        """The value of cell `i`."""
 
+    @abstractmethod
     def index(self, value: Any) -> int:
         """The nearest cell, whatever the value."""
-        raise NotImplementedError
 
     def at(self, u: float) -> Any:
         return self.cell(min(int(u * self.n), self.n - 1))
