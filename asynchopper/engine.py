@@ -11,9 +11,10 @@ import enum
 import logging
 import math
 from collections import deque
+from dataclasses import dataclass
 
 from asynchopper.callbacks import Watchers
-from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
+from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout, UsageError
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
@@ -32,6 +33,34 @@ class Phase(enum.Enum):
     CANCELLED = "cancelled"
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How evaluations are run: how many at once, how long, and what an error does."""
+
+    concurrency: int
+    timeout_s: float | None
+    grace_s: float
+    raises: bool
+    ignore_nans: bool
+
+    @classmethod
+    def of(cls, *, concurrency: int, timeout: float | None, grace: float, on_error: str, ignore_nans: bool) -> Policy:
+        """Checks the words of `run`; raises `UsageError`."""
+        if isinstance(concurrency, bool) or not hasattr(concurrency, "__index__") or concurrency < 1:
+            raise UsageError(f"concurrency={concurrency!r}: must be a positive integer")
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
+            raise UsageError(f"timeout={timeout!r}: must be a positive number of seconds")
+        if not (_is_number(grace) and 0 <= grace < math.inf):
+            raise UsageError(f"grace={grace!r}: must be seconds, 0 or more")
+        if on_error not in ("raise", "record"):
+            raise UsageError(f"on_error={on_error!r}: must be 'raise' or 'record'")
+        return cls(int(concurrency), timeout, float(grace), on_error == "raise", ignore_nans)
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
 class Engine:
     """Evaluates what the ledger asks, `concurrency` at a time, until it is dry or told to stop."""
 
@@ -40,16 +69,11 @@ class Engine:
         ledger: Ledger,
         evaluation: Evaluation,
         watchers: Watchers,
-        *,
-        concurrency: int,
-        timeout_s: float | None,
-        grace_s: float,
-        on_error: str,
-        ignore_nans: bool,
+        policy: Policy,
     ) -> None:
         self.ledger, self.evaluation, self.watchers = ledger, evaluation, watchers
-        self.concurrency, self.timeout_s, self.grace_s = concurrency, timeout_s, grace_s
-        self.raises, self.ignore_nans = on_error == "raise", ignore_nans
+        self.concurrency, self.timeout_s, self.grace_s = policy.concurrency, policy.timeout_s, policy.grace_s
+        self.raises, self.ignore_nans = policy.raises, policy.ignore_nans
         self.phase = Phase.RUNNING
         self.reason: str | None = None
         self.error: BaseException | None = None

@@ -244,6 +244,8 @@ class Evaluation:
         self.kwargs = dict(kwargs or {})
         self.trial_as = _wants_trial(objective, self.kwargs)
         self.plain = self.kind == "coroutine" and executor is None and not self.kwargs and self.trial_as is None
+        if executor is not None:
+            executor.check(self)
 
     def call(self, trial: RunningTrial) -> Any:
         """The objective called, not yet awaited or iterated."""

@@ -3,53 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import logging
-import math
-import os
-import secrets
-import socket
+import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks import Watchers
 from asynchopper.callbacks.base import Watcher
-from asynchopper.engine import Engine, uninterrupted
-from asynchopper.errors import SpaceError, StorageError, StudyMismatch, UsageError
-from asynchopper.executors import Executor, ThreadExecutor
+from asynchopper.engine import Engine, Policy, uninterrupted
+from asynchopper.errors import SpaceError, StorageError, UsageError
+from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
 from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
+from asynchopper.opening import (
+    Direction,
+    Opening,
+    RunWords,
+    begun,
+    new_header,
+    opened,
+    say_changes,
+)
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
 from asynchopper.records import encode
-from asynchopper.samplers import Proposer, Sampler, TwoStageSampler
+from asynchopper.samplers import Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.session import Session
 from asynchopper.signals import Signals
 from asynchopper.space import Space, merge
-from asynchopper.state import FINISHED, Ended, Header, PrunerSaw, Run, State
+from asynchopper.state import Ended, PrunerSaw, State
 from asynchopper.storage import Location, Resume, Storage, open_storage
 from asynchopper.trial import Trial
-
-_log = logging.getLogger("asynchopper")
-
-Direction = Literal["max", "maximize", "maximise", "min", "minimize", "minimise"]
-_DIRECTIONS = {
-    "max": "maximize",
-    "maximize": "maximize",
-    "maximise": "maximize",
-    "min": "minimize",
-    "minimize": "minimize",
-    "minimise": "minimize",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +52,6 @@ class RunOutcome:
     trials: int
     """Trials that finished in this run."""
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """Where a run's log is, how it is continued, and how it searches: what `run` and `session` share."""
-
-    direction: str
-    budget: Budget
-    schedule: Schedule
-    sampler: Sampler
-    pruner: Pruner | None
-    duplicates: Duplicates
-    storage: Storage | None
-    resume: Resume
-    overwrite: bool
 
 
 class Search:
@@ -93,7 +70,9 @@ class Search:
         self._guesses: deque[Mapping[Any, Any]] = deque()
         self._engine: Engine | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._ledger: Ledger | None = None
         self._busy = False
+        self._interrupts = 0
         self._began_with = 0
         self._outcome: RunOutcome | None = None
         self._checkpoint_path: str | None = None
@@ -212,82 +191,70 @@ class Search:
         Raises `UsageError` or `SpaceError` before anything runs; `StorageError` and its kinds when the checkpoint cannot
         be used; what the objective raised, as itself, with a note.
         """
-        budget = Budget.of(runtime, steps, endless)
-        schedule = Schedule.of(seeding_ratio, seeding_steps, seeding_runtime, start_temperature, end_temperature)
-        _check_positive("concurrency", concurrency, whole=True)
-        if timeout is not None:
-            _check_positive("timeout", timeout)
-        if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace < math.inf:
-            raise UsageError(f"grace={grace!r}: must be seconds, 0 or more")
-        _check_word("on_error", on_error, ("raise", "record"))
-        _check_word("executor", executor, (None, "thread", "process"))
-        opening = self._opening(
-            direction,
-            budget,
-            schedule,
-            sampler,
-            pruner,
-            duplicates,
-            checkpoint_path,
-            storage,
-            resume,
-            overwrite_checkpoint,
+        policy = Policy.of(
+            concurrency=concurrency, timeout=timeout, grace=grace, on_error=on_error, ignore_nans=ignore_nans
         )
-        workers = _executor(objective, executor)
-        evaluation = Evaluation(objective, kwargs, workers)
-        if executor == "process":
-            evaluation.executor.check(evaluation)  # type: ignore[union-attr]  # it was just made
-        Watchers(callbacks, 1.0, None)  # so that a wrong callback is refused before anything is opened
+        opening = Opening.of(
+            self.space,
+            direction,
+            Budget.of(runtime, steps, endless),
+            Schedule.of(seeding_ratio, seeding_steps, seeding_runtime, start_temperature, end_temperature),
+            sampler=sampler,
+            pruner=pruner,
+            duplicates=duplicates,
+            checkpoint_path=checkpoint_path,
+            storage=storage,
+            resume=resume,
+            overwrite_checkpoint=overwrite_checkpoint,
+        )
+        evaluation = Evaluation(objective, kwargs, executor_for(objective, executor))
+        watchers = Watchers(callbacks)
         signals = Signals(self._on_signal)
         ledger = await self._begin(opening)
-        hand_over: list[Callable[[], None]] = []
         try:
-            state = ledger.state
-            watchers = Watchers(callbacks, state.sign, state.best_value)
-            engine = self._engine = Engine(
-                ledger,
-                evaluation,
-                watchers,
-                concurrency=int(concurrency),
-                timeout_s=timeout,
-                grace_s=float(grace),
-                on_error=on_error,
-                ignore_nans=ignore_nans,
-            )
             if handle_signals:
                 signals.enter()
-            progress = None if quiet else Progress(ledger, engine)
-            if progress is not None:
+            await self._evaluate(ledger, evaluation, watchers, policy, quiet)
+        finally:
+            for hand_over in signals.leave():
+                hand_over()
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        return self.best
+
+    async def _evaluate(
+        self, ledger: Ledger, evaluation: Evaluation, watchers: Watchers, policy: Policy, quiet: bool
+    ) -> None:
+        """A run whose log is open. However it ends, the log is closed, and everyone who watches is told."""
+        progress: Progress | None = None
+        reason = "error"
+        try:
+            watchers.follow(ledger.state.sign, ledger.state.best_value)
+            engine = self._engine = Engine(ledger, evaluation, watchers, policy)
+            if not quiet:
+                progress = Progress(ledger, engine)
                 progress.start()
             watchers.started(self)
-            reason = "error"
+            reason = await engine.run()
+        except asyncio.CancelledError:
+            reason = "stopped"
+            raise
+        finally:
+            self._engine = None
             try:
-                reason = await engine.run()
-            except asyncio.CancelledError:
-                reason = "stopped"
-                raise
+                await self._finally(self._end(ledger, reason, evaluation.executor))
             finally:
-                self._engine = None
-                if workers is not None:
-                    await workers.close()
-                await self._finally(self._end(ledger, reason))
                 if progress is not None:
                     await progress.finish(reason)
                 watchers.ended(self)
                 await watchers.settle()
-        finally:
-            hand_over = signals.leave()
-            for do in hand_over:
-                do()
-            interrupts, self._interrupts = self._interrupts, 0
-        if interrupts > 1:
-            raise KeyboardInterrupt
-        return self.best
-
-    _interrupts = 0
 
     async def iterate(
-        self, objective: Objective, direction: Direction = "maximize", runtime: float | str | None = None, **words: Any
+        self,
+        objective: Objective,
+        direction: Direction = "maximize",
+        runtime: float | str | None = None,
+        **words: Unpack[RunWords],
     ) -> AsyncIterator[Trial]:
         """`run`, handing out each finished trial as it becomes durable. Takes the same words.
 
@@ -296,9 +263,8 @@ class Search:
         queue: asyncio.Queue[Trial | None] = asyncio.Queue()
         callbacks = words.pop("callbacks", ())
         mine = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
-        run = asyncio.ensure_future(
-            self.run(objective, direction, runtime, callbacks=[*mine, queue.put_nowait], **words)
-        )
+        words["callbacks"] = [*mine, queue.put_nowait]
+        run = asyncio.ensure_future(self.run(objective, direction, runtime, **words))
         run.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (trial := await queue.get()) is not None:
@@ -332,17 +298,18 @@ class Search:
         """Ask and tell: `async with search.session("minimize", steps=100) as session:`. The words are those of `run`."""
         return Session(
             self,
-            self._opening(
+            Opening.of(
+                self.space,
                 direction,
                 Budget.of(runtime, steps, endless),
                 Schedule.of(seeding_ratio, seeding_steps, seeding_runtime, start_temperature, end_temperature),
-                sampler,
-                pruner,
-                duplicates,
-                checkpoint_path,
-                storage,
-                resume,
-                overwrite_checkpoint,
+                sampler=sampler,
+                pruner=pruner,
+                duplicates=duplicates,
+                checkpoint_path=checkpoint_path,
+                storage=storage,
+                resume=resume,
+                overwrite_checkpoint=overwrite_checkpoint,
             ),
         )
 
@@ -357,8 +324,6 @@ class Search:
             self._engine.stop(reason)
 
     def _on_signal(self, number: int) -> None:
-        import signal
-
         self._interrupts += number == signal.SIGINT
         self._stop("sigint" if number == signal.SIGINT else "sigterm")
 
@@ -374,7 +339,7 @@ class Search:
         storage = open_storage(path)
         state = self._journal.state
         if state.header is None:
-            state.fold(self._header("maximize"))
+            state.fold(new_header(self.space, "maximize", self._seed))
         if pruner is None and self._ledger is not None:
             pruner = self._ledger.pruner
         facts = state.facts()
@@ -413,7 +378,7 @@ class Search:
             await storage.close()
         if state.header is None:
             raise StorageError(f"{storage.location} holds no search yet")
-        self._say_changes(state, storage.location)
+        say_changes(state, storage.location)
         if pruner is not None:
             pruner.direction = state.header.direction
             restore_pruner(pruner, state)
@@ -422,52 +387,6 @@ class Search:
 
     # -- opening and closing a run
 
-    _ledger: Ledger | None = None
-
-    def _opening(
-        self,
-        direction: str,
-        budget: Budget,
-        schedule: Schedule,
-        sampler: Sampler | None,
-        pruner: Pruner | None,
-        duplicates: Duplicates,
-        checkpoint_path: Location | None,
-        storage: Storage | None,
-        resume: Resume,
-        overwrite: bool,
-    ) -> Opening:
-        """Checks the words that `run` and `session` share; raises `UsageError`, opens nothing."""
-        _check_word("direction", direction, tuple(_DIRECTIONS))
-        _check_word("duplicates", duplicates, ("reject", "reuse", "allow"))
-        _check_word("resume", resume, ("auto", "never", "must"))
-        if checkpoint_path is not None and storage is not None:
-            raise UsageError("checkpoint_path= and storage= exclude each other")
-        if storage is not None and not isinstance(storage, Storage):
-            raise UsageError(f"storage= takes a Storage, got {storage!r:.80}; for a path or a URL use checkpoint_path=")
-        if sampler is not None and not isinstance(sampler, Sampler):
-            raise UsageError(f"sampler= takes an object with propose(view, rng), got {sampler!r:.80}")
-        if pruner is not None and not callable(getattr(pruner, "should_prune", None)):
-            raise UsageError(f"pruner= takes a Pruner, got {pruner!r:.80}")
-        if resume == "must" and overwrite:
-            raise UsageError("resume='must' and overwrite_checkpoint=True contradict each other")
-        where = open_storage(checkpoint_path) if checkpoint_path is not None else storage
-        if where is None and resume == "must":
-            raise UsageError("resume='must' needs a checkpoint_path or a storage")
-        if where is not None:
-            self.space.check_storable()
-        return Opening(
-            _DIRECTIONS[direction],
-            budget,
-            schedule,
-            sampler or TwoStageSampler(),
-            pruner,
-            duplicates,
-            where,
-            resume,
-            overwrite,
-        )
-
     async def _begin(self, opening: Opening) -> Ledger:
         """Opens the log, folds it, and says in it that a run begins."""
         if self._busy:
@@ -475,93 +394,28 @@ class Search:
         self._busy = True
         storage = opening.storage
         try:
-            if storage is None:
-                journal = Journal(self._journal.state, None)
-            else:
+            if storage is not None:
                 await storage.open(resume=opening.resume, overwrite=opening.overwrite)
-                self._checkpoint_path = storage.location
-                journal = await self._continued(storage)
-            ledger = await self._started(journal, opening)
+            journal = await opened(opening, self._journal.state)
+            ledger = await begun(journal, opening, self._seed, self._guesses)
         except BaseException:
             self._busy = False
             if storage is not None:
                 await self._finally(storage.close())
             raise
         self._journal, self._ledger = journal, ledger
+        self._checkpoint_path = None if storage is None else storage.location
         self._event_loop = asyncio.get_running_loop()
         self._interrupts = 0
         self._began_with = journal.head.rows
         return ledger
 
-    async def _continued(self, storage: Storage) -> Journal:
-        """The journal of a log that was just opened: its own history, or, where it is empty, what this search knows."""
-        state = State(self.space)
-        await replay(storage.read(), state, storage.location)
-        mine = self._journal.state
-        if state.header is None:
-            journal = Journal(mine, storage)
-            if mine.header is not None:
-                journal.stage_log(await asyncio.to_thread(lambda: list(mine.facts())))
-            return journal
-        if mine.told and mine.header is not None:
-            ahead = _ahead(mine, state)
-            if mine.header.search_id != state.header.search_id or ahead is None:
-                raise StudyMismatch(
-                    f"{storage.location} holds another search ({state.told} trials) than this object ({mine.told}); use a "
-                    "fresh Search to continue it, or another path, or overwrite_checkpoint=True to replace it"
-                )
-            if ahead:
-                journal = Journal(mine, storage)
-                journal.stage_log(ahead)
-                return journal
-        self._say_changes(state, storage.location)
-        return Journal(state, storage)
-
-    async def _started(self, journal: Journal, opening: Opening) -> Ledger:
-        state = journal.state
-        if state.header is None:
-            journal.stage(self._header(opening.direction))
-        header = state.header
-        assert header is not None
-        if header.direction != opening.direction:
-            if state.told or state.pending:
-                raise StudyMismatch(
-                    f"this search was started to {header.direction}, and now it is asked to {opening.direction}; "
-                    "use the same direction, or start a new search"
-                )
-            state.fold(header._replace(direction=opening.direction))
-        if self._seed is not None and self._seed != header.seed and journal.storage is not None:
-            _log.warning("%s goes on with its own seed %d, not %d", journal.storage.location, header.seed, self._seed)
-        state.remember_candidates(opening.duplicates != "allow")
-        if opening.pruner is not None:
-            opening.pruner.direction = opening.direction
-            restore_pruner(opening.pruner, state)
-        fresh = state.run is None or state.reason in FINISHED
-        old = None if fresh else state.run
-        base = (old.base_steps, old.base_elapsed, old.base_cost) if old else (state.told, state.elapsed, state.cost)
-        described = self.space.describe()
-        journal.stage(
-            Run(
-                opening.budget.describe(),
-                base[0],
-                base[1],
-                base[2],
-                None if described == state.described else described,
-                datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                socket.gethostname(),
-                os.getpid(),
-            )
-        )
-        await journal.commit()
-        proposer = Proposer(
-            opening.sampler, opening.budget, opening.schedule, opening.duplicates, self._guesses, header.seed
-        )
-        return Ledger(journal, proposer, opening.budget, opening.pruner)
-
-    async def _end(self, ledger: Ledger, reason: str) -> None:
+    async def _end(self, ledger: Ledger, reason: str, executor: Executor | None = None) -> None:
         """Says in the log that the run has ended, and lets go of it. A log that broke is left as it is."""
         journal = ledger.journal
         try:
+            if executor is not None:
+                await executor.close()
             await journal.settle()
             if not journal.broken:
                 journal.stage(Ended(reason, ledger.elapsed()))
@@ -579,51 +433,3 @@ class Search:
         task = asyncio.ensure_future(what)
         await uninterrupted(task)
         task.result()
-
-    def _header(self, direction: str) -> Header:
-        if self._seed is None:
-            self._seed = secrets.randbits(63)
-        return Header(secrets.token_hex(8), direction, self._seed, self.space.describe())
-
-    def _say_changes(self, state: State, location: str) -> None:
-        """The space may change between runs; what did is said once."""
-        before, now = state.described or {}, self.space.describe()
-        changes = [f"{path} is new (old trials count with its initial value)" for path in now if path not in before]
-        changes += [f"{path} is gone (its values stay in the history)" for path in before if path not in now]
-        changes += [f"{path} is different" for path in now if path in before and before[path] != now[path]]
-        if changes:
-            _log.warning("%s: the search space has changed: %s", location, "; ".join(changes))
-
-
-def _ahead(mine: State, stored: State) -> list[Any] | None:
-    """The facts by which `mine` is ahead of what is stored; `None` when it does not continue it."""
-    a, b = mine.table, stored.table
-    if len(b) > len(a) or a.ids[: len(b)] != b.ids or a.values[: len(b)].tobytes() != b.values.tobytes():
-        return None if len(b) <= len(a) else []
-    if len(a) == len(b):
-        return []
-    known = set(b.ids)
-    return [f for f in mine.facts() if not isinstance(f, Header) and getattr(f, "id", -1) not in known]
-
-
-def _executor(objective: Objective, word: str | None) -> Executor | None:
-    from asynchopper.objective import kind_of
-
-    if word == "process":
-        from asynchopper.executors.process import ProcessExecutor
-
-        return ProcessExecutor()
-    if word == "thread" or (callable(objective) and kind_of(objective) in ("function", "generator")):
-        return ThreadExecutor()
-    return None
-
-
-def _check_word(name: str, word: object, words: tuple[object, ...]) -> None:
-    if word not in words:
-        raise UsageError(f"{name}={word!r}: must be one of {', '.join(map(repr, words))}")
-
-
-def _check_positive(name: str, x: Any, whole: bool = False) -> None:
-    fine = not isinstance(x, bool) and (hasattr(x, "__index__") if whole else isinstance(x, (int, float)))
-    if not fine or not 0 < x < math.inf:
-        raise UsageError(f"{name}={x!r}: must be a positive {'integer' if whole else 'number'}")

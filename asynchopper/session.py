@@ -11,7 +11,8 @@ from asynchopper.objective import RunningTrial, to_number
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 
 if TYPE_CHECKING:
-    from asynchopper.search import Opening, Search
+    from asynchopper.opening import Opening
+    from asynchopper.search import Search
 
 
 class TrialFailed(Exception):

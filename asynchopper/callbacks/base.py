@@ -40,17 +40,22 @@ Watcher: TypeAlias = Callback | Callable[[Trial], Any]
 class Watchers:
     """Calls plain callbacks at once and awaits the others in order, beside the run. What they raise is logged."""
 
-    def __init__(self, callbacks: Watcher | Iterable[Watcher], sign: float, best: float | None) -> None:
+    def __init__(self, callbacks: Watcher | Iterable[Watcher]) -> None:
         if isinstance(callbacks, Callback) or callable(callbacks):
             callbacks = (callbacks,)
         self._callbacks = [_as_callback(c) for c in callbacks]
-        self._sign, self._best = sign, best
+        self._sign = 1.0
+        self._best: float | None = None
         self._waiting: deque[Awaitable[Any]] = deque()
         self._pump: asyncio.Task[None] | None = None
 
     @property
     def wanted(self) -> bool:
         return bool(self._callbacks)
+
+    def follow(self, sign: float, best: float | None) -> None:
+        """What the run to come starts from: `sign` is 1 to maximize and -1 to minimize."""
+        self._sign, self._best = sign, best
 
     def started(self, search: Search) -> None:
         for c in self._callbacks:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """Runs evaluations away from the event loop."""
 
+    def check(self, evaluation: Evaluation) -> None:
+        """Raises `UsageError` when the objective cannot run here."""
+
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
         """What the objective returns. When cancelled, the evaluation is abandoned or killed, never waited for."""
 

@@ -43,6 +43,9 @@ class ThreadExecutor:
         finally:
             trial._thread = None if answer.done() and not answer.cancelled() else trial._thread
 
+    def check(self, evaluation: Evaluation) -> None:
+        """Anything that can be called can be called in a thread."""
+
     async def close(self) -> None:
         self._closed = True
         for worker in self._idle:

@@ -1,0 +1,234 @@
+"""How a run begins: its words checked and grouped, its log opened and folded, and what it says first in that log."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from asynchopper.budget import Budget, Schedule
+from asynchopper.callbacks.base import Watcher
+from asynchopper.errors import StudyMismatch, UsageError
+from asynchopper.journal import Journal, replay
+from asynchopper.ledger import Ledger, restore_pruner
+from asynchopper.pruners import Pruner
+from asynchopper.samplers import Proposer, Sampler, TwoStageSampler
+from asynchopper.samplers.proposer import Duplicates
+from asynchopper.space import Space
+from asynchopper.state import FINISHED, Fact, Header, Run, State
+from asynchopper.storage import Location, Resume, Storage, open_storage
+
+_log = logging.getLogger("asynchopper")
+
+Direction = Literal["max", "maximize", "maximise", "min", "minimize", "minimise"]
+_DIRECTIONS = {
+    "max": "maximize",
+    "maximize": "maximize",
+    "maximise": "maximize",
+    "min": "minimize",
+    "minimize": "minimize",
+    "minimise": "minimize",
+}
+
+
+class RunWords(TypedDict, total=False):
+    """The keywords of `Search.run`, for those who pass them on."""
+
+    steps: int | None
+    endless: bool
+    concurrency: int
+    executor: Literal["thread", "process"] | None
+    timeout: float | None
+    kwargs: Mapping[str, Any] | None
+    sampler: Sampler | None
+    pruner: Pruner | None
+    seeding_ratio: float | None
+    seeding_steps: int | None
+    seeding_runtime: float | str | None
+    start_temperature: float
+    end_temperature: float
+    duplicates: Duplicates
+    ignore_nans: bool
+    on_error: Literal["raise", "record"]
+    checkpoint_path: Location | None
+    storage: Storage | None
+    resume: Resume
+    overwrite_checkpoint: bool
+    grace: float
+    handle_signals: bool
+    callbacks: Watcher | Iterable[Watcher]
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Where a run's log is, how it is continued, and how it searches: what `run` and `session` share."""
+
+    direction: str
+    budget: Budget
+    schedule: Schedule
+    sampler: Sampler
+    pruner: Pruner | None
+    duplicates: Duplicates
+    storage: Storage | None
+    resume: Resume
+    overwrite: bool
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        direction: str,
+        budget: Budget,
+        schedule: Schedule,
+        *,
+        sampler: Sampler | None,
+        pruner: Pruner | None,
+        duplicates: Duplicates,
+        checkpoint_path: Location | None,
+        storage: Storage | None,
+        resume: Resume,
+        overwrite_checkpoint: bool,
+    ) -> Opening:
+        """Checks the words; opens nothing. Raises `UsageError`, or `SpaceError` for values that no log can hold."""
+        _check_word("direction", direction, tuple(_DIRECTIONS))
+        _check_word("duplicates", duplicates, ("reject", "reuse", "allow"))
+        _check_word("resume", resume, ("auto", "never", "must"))
+        if checkpoint_path is not None and storage is not None:
+            raise UsageError("checkpoint_path= and storage= exclude each other")
+        if storage is not None and not isinstance(storage, Storage):
+            raise UsageError(f"storage= takes a Storage, got {storage!r:.80}; for a path or a URL use checkpoint_path=")
+        if sampler is not None and not isinstance(sampler, Sampler):
+            raise UsageError(f"sampler= takes an object with propose(view, rng), got {sampler!r:.80}")
+        if pruner is not None and not callable(getattr(pruner, "should_prune", None)):
+            raise UsageError(f"pruner= takes a Pruner, got {pruner!r:.80}")
+        if resume == "must" and overwrite_checkpoint:
+            raise UsageError("resume='must' and overwrite_checkpoint=True contradict each other")
+        where = open_storage(checkpoint_path) if checkpoint_path is not None else storage
+        if where is None and resume == "must":
+            raise UsageError("resume='must' needs a checkpoint_path or a storage")
+        if where is not None:
+            space.check_storable()
+        return cls(
+            direction=_DIRECTIONS[direction],
+            budget=budget,
+            schedule=schedule,
+            sampler=sampler or TwoStageSampler(),
+            pruner=pruner,
+            duplicates=duplicates,
+            storage=where,
+            resume=resume,
+            overwrite=overwrite_checkpoint,
+        )
+
+
+def new_header(space: Space, direction: str, seed: int | None) -> Header:
+    """The first fact of a new search. Without a seed, one is drawn."""
+    return Header(secrets.token_hex(8), direction, secrets.randbits(63) if seed is None else seed, space.describe())
+
+
+async def opened(opening: Opening, mine: State) -> Journal:
+    """The journal of a run: of the log that was just opened, or, where there is none or it is empty, of what is known."""
+    header = mine.header
+    if header is not None and header.direction != opening.direction and not mine.told and not mine.pending:
+        mine.fold(header._replace(direction=opening.direction))  # it was saved before it had ever run
+    if opening.storage is None:
+        return Journal(mine, None)
+    return await _continued(opening.storage, mine)
+
+
+async def _continued(storage: Storage, mine: State) -> Journal:
+    stored = State(mine.space)
+    await replay(storage.read(), stored, storage.location)
+    if stored.header is None:
+        journal = Journal(mine, storage)
+        if mine.header is not None:
+            journal.stage_log(await asyncio.to_thread(lambda: list(mine.facts())))
+        return journal
+    if mine.told and mine.header is not None:
+        ahead = _ahead(mine, stored)
+        if mine.header.search_id != stored.header.search_id or ahead is None:
+            raise StudyMismatch(
+                f"{storage.location} holds another search ({stored.told} trials) than this object ({mine.told}); use a "
+                "fresh Search to continue it, or another path, or overwrite_checkpoint=True to replace it"
+            )
+        if ahead:
+            journal = Journal(mine, storage)
+            journal.stage_log(ahead)
+            return journal
+    say_changes(stored, storage.location)
+    return Journal(stored, storage)
+
+
+async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: deque[Mapping[Any, Any]]) -> Ledger:
+    """Says in the log that a run begins; gives its ledger once that is durable."""
+    state = journal.state
+    if state.header is None:
+        journal.stage(new_header(state.space, opening.direction, seed))
+    header = state.header
+    assert header is not None
+    if header.direction != opening.direction:
+        raise StudyMismatch(
+            f"this search was started to {header.direction}, and now it is asked to {opening.direction}; "
+            "use the same direction, or start a new search"
+        )
+    if seed is not None and seed != header.seed and journal.storage is not None:
+        _log.warning("%s goes on with its own seed %d, not %d", journal.storage.location, header.seed, seed)
+    state.remember_candidates(opening.duplicates != "allow")
+    if opening.pruner is not None:
+        opening.pruner.direction = opening.direction
+        restore_pruner(opening.pruner, state)
+    journal.stage(_run(state, opening.budget))
+    await journal.commit()
+    proposer = Proposer(opening.sampler, opening.budget, opening.schedule, opening.duplicates, guesses, header.seed)
+    return Ledger(journal, proposer, opening.budget, opening.pruner)
+
+
+def _run(state: State, budget: Budget) -> Run:
+    """A run that continues the budget of one that was cut short, or begins to count anew."""
+    old = None if state.reason in FINISHED else state.run
+    base = (old.base_steps, old.base_elapsed, old.base_cost) if old else (state.told, state.elapsed, state.cost)
+    described = state.space.describe()
+    return Run(
+        budget=budget.describe(),
+        base_steps=base[0],
+        base_elapsed=base[1],
+        base_cost=base[2],
+        space=None if described == state.described else described,
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+def say_changes(state: State, location: str) -> None:
+    """The space may change between runs; what did is said once."""
+    before, now = state.described or {}, state.space.describe()
+    changes = [f"{path} is new (old trials count with its initial value)" for path in now if path not in before]
+    changes += [f"{path} is gone (its values stay in the history)" for path in before if path not in now]
+    changes += [f"{path} is different" for path in now if path in before and before[path] != now[path]]
+    if changes:
+        _log.warning("%s: the search space has changed: %s", location, "; ".join(changes))
+
+
+def _ahead(mine: State, stored: State) -> list[Fact] | None:
+    """The facts by which `mine` is ahead of what is stored; `None` when it does not continue it."""
+    a, b = mine.table, stored.table
+    if len(b) > len(a) or a.ids[: len(b)] != b.ids or a.values[: len(b)].tobytes() != b.values.tobytes():
+        return None if len(b) <= len(a) else []
+    if len(a) == len(b):
+        return []
+    known = set(b.ids)
+    return [f for f in mine.facts() if not isinstance(f, Header) and getattr(f, "id", -1) not in known]
+
+
+def _check_word(name: str, word: object, words: tuple[object, ...]) -> None:
+    if word not in words:
+        raise UsageError(f"{name}={word!r}: must be one of {', '.join(map(repr, words))}")
