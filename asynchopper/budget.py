@@ -92,10 +92,6 @@ class Budget:
             return min(out / self.steps, 1.0)
         return out / (out + _ENDLESS_SCALE)
 
-    def room(self, state: State) -> float:
-        """How many more trials may be asked."""
-        return math.inf if self.steps is None else self.steps - state.spent_steps - len(state.pending)
-
     def spent(self, state: State, elapsed: float) -> str | None:
         """Why nothing more may be asked, if so."""
         if self.steps is not None and state.spent_steps >= self.steps:

@@ -61,12 +61,12 @@ class Table:
         if code is None:
             code = self._origin_code[origin] = len(self.origin_names)
             self.origin_names.append(origin)
-        columns = self.columns
-        for i, v in enumerate(values):
+        for column, v in zip(self.columns, values, strict=True):
             try:
-                columns[i].append(v)
+                column.append(v)
             except (TypeError, OverflowError):  # a branch not taken, or an integer beyond 64 bits
-                columns[i] = [*columns[i], v]
+                self._widen(row, values)
+                break
         self.ids.append(id)
         self.attempts.append(attempt)
         self.states.append(_CODE[state])
@@ -75,6 +75,16 @@ class Table:
         self.seconds.append(seconds)
         self.elapsed.append(elapsed)
         return row
+
+    def _widen(self, row: int, values: Values) -> None:
+        """Makes lists of the columns whose type cannot hold these values."""
+        for i, v in enumerate(values):
+            column = self.columns[i]
+            if len(column) == row:
+                try:
+                    column.append(v)
+                except (TypeError, OverflowError):
+                    self.columns[i] = [*column, v]
 
     def truncate(self, n: int) -> None:
         """Forgets the rows from `n` on."""

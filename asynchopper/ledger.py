@@ -59,12 +59,12 @@ class Ledger(Host):
     def choose(self) -> Next | None:
         """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
         if self.dry is None:
-            elapsed = self.elapsed()
-            self.dry = self.budget.spent(self.state, elapsed)
-            if self.dry is None and self.budget.room(self.state) <= 0:
-                self.dry = "steps"
-            if self.dry is None:
-                chosen = self.proposer.next(self.state, elapsed)
+            state, elapsed = self.journal.state, self.elapsed()
+            progress = self.budget.progress(state, elapsed)
+            if progress >= 1.0:
+                self.dry = "steps" if self.budget.steps is not None else "runtime"
+            else:
+                chosen = self.proposer.next(state, elapsed, progress)
                 if chosen is not None:
                     return chosen
                 self.dry = "exhausted"

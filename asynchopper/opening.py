@@ -187,7 +187,7 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
         restore_pruner(opening.pruner, state)
     journal.stage(_run(state, opening.budget))
     await journal.commit()
-    proposer = Proposer(opening.sampler, opening.budget, opening.schedule, opening.duplicates, guesses, header.seed)
+    proposer = Proposer(opening.sampler, opening.schedule, opening.duplicates, guesses, header.seed)
     return Ledger(journal, proposer, opening.budget, opening.pruner)
 
 

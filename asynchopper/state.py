@@ -259,7 +259,7 @@ class State:
     @property
     def spent_steps(self) -> int:
         """Trials finished under the present budget."""
-        return self.told - (self.run.base_steps if self.run else 0)
+        return len(self.table.ids) - (self.run.base_steps if self.run else 0)
 
     @property
     def spent_seconds(self) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from asynchopper.budget import Budget, Schedule
+from asynchopper.budget import Schedule
 from asynchopper.samplers.base import Sampler, View
 from asynchopper.space import Generator, Space
 from asynchopper.state import State
@@ -56,22 +56,20 @@ class Proposer:
     def __init__(
         self,
         sampler: Sampler,
-        budget: Budget,
         schedule: Schedule,
         duplicates: Duplicates,
         guesses: deque[Mapping[Any, Any]],
         seed: int,
     ) -> None:
-        self._sampler, self._budget, self._schedule = sampler, budget, schedule
+        self._sampler, self._schedule = sampler, schedule
         self._duplicates, self._guesses = duplicates, guesses
         self._streams = Streams(seed)
         self._counted = 0  # every point of the counting order before this one has been asked
 
-    def next(self, state: State, elapsed: float) -> Next | None:
-        """The next candidate, or `None` when the space is used up."""
+    def next(self, state: State, elapsed: float, progress: float) -> Next | None:
+        """The next candidate, or `None` when the space is used up. `progress` is the budget's, from 0 to 1."""
         space, id = state.space, state.next_id
         rng = self._streams.at(id)
-        progress = self._budget.progress(state, elapsed)
         while self._guesses:
             guess = self._guesses.popleft()
             values = space.fit(guess, state.best_values, rng)
