@@ -119,8 +119,11 @@ def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, An
         raise ValueError(f"an $array of {dtype!r:.40}") from e
     if kind.kind not in "fiub" or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError(f"an $array of {dtype!r:.40} and shape {shape!r:.80}")
-    raw = base64.b64decode(data, validate=True) if isinstance(data, str) else None
-    flat = np.frombuffer(raw, kind).copy() if raw is not None else np.array(data, dtype=kind)
+    try:
+        raw = base64.b64decode(data, validate=True) if isinstance(data, str) else None
+        flat = np.frombuffer(raw, kind).copy() if raw is not None else np.array(data, dtype=kind)
+    except (TypeError, OverflowError) as e:
+        raise ValueError(f"an $array of {dtype!r:.40} with entries that it cannot hold: {e}") from None
     if flat.size != math.prod(shape):
         raise ValueError(f"an $array with {flat.size} entries for shape {shape!r:.80}")
     return flat.reshape(shape).astype(kind.newbyteorder("="), copy=False)

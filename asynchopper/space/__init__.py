@@ -7,7 +7,8 @@ the dict that an objective gets.
 
 from __future__ import annotations
 
-from asynchopper.space.kinds import Array, Choice, Custom
+from asynchopper.space.arrays import Array
+from asynchopper.space.kinds import Choice, Custom
 from asynchopper.space.scalars import MISSING, Generator, Parameter, Scalar
 from asynchopper.space.tree import Leaf, Space, merge
 

@@ -1,8 +1,7 @@
-"""The kinds that are more than one number: options, arrays, and what users make themselves."""
+"""The kinds that are no numbers: options, and what users make themselves."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,20 +9,8 @@ import numpy as np
 import orjson
 
 from asynchopper.errors import SpaceError
-from asynchopper.space.scalars import (
-    MISSING,
-    Draw,
-    Float,
-    Generator,
-    Grid,
-    IntGrid,
-    Normal,
-    Parameter,
-    PowerGrid,
-    RoundedFloat,
-    Scalar,
-    SignificantFloat,
-)
+from asynchopper.space.arrays import Array
+from asynchopper.space.scalars import MISSING, Draw, Generator, Parameter, Scalar
 from asynchopper.values import Json, from_json, to_json
 
 
@@ -50,7 +37,7 @@ class Choice(Parameter):
         self.nested = any(has_parameter(o) for o in self.options)
         self.cardinality = self.n
         self._stored, self.unstorable = self._stored_forms()
-        self._by_key = {orjson.dumps(s): i for i, s in enumerate(self._stored)}
+        self._by_key = {_name(s): i for i, s in enumerate(self._stored)}
         if len(self._by_key) < self.n:
             raise SpaceError(
                 f"choice(): two options read the same in a checkpoint ({self._first_double()}); give labels="
@@ -70,13 +57,13 @@ class Choice(Parameter):
                 unstorable = unstorable or repr(option)[:80]
                 form = {"$label": f"option {i}"}
             if has_parameter(option):  # nested spaces of one shape are told apart by their order among themselves
-                twin = seen[orjson.dumps(form)] = seen.get(orjson.dumps(form), 0) + 1
-                form = form if twin == 1 else {"$label": f"{orjson.dumps(form).decode()} #{twin}"}
+                twin = seen[_name(form)] = seen.get(_name(form), 0) + 1
+                form = form if twin == 1 else {"$label": f"{_name(form).decode()} #{twin}"}
             stored.append(form)
         return stored, unstorable
 
     def _first_double(self) -> str:
-        forms = [orjson.dumps(s) for s in self._stored]
+        forms = [_name(s) for s in self._stored]
         return next(repr(o)[:80] for o, f in zip(self.options, forms, strict=True) if forms.count(f) > 1)
 
     def sample(self, rng: Generator) -> int:
@@ -102,7 +89,7 @@ class Choice(Parameter):
             if option is given:
                 return i
         try:
-            wanted = orjson.dumps(to_json(given))
+            wanted = _name(to_json(given))
         except (TypeError, ValueError):
             wanted = None
         if wanted in self._by_key:
@@ -118,10 +105,26 @@ class Choice(Parameter):
         return self._stored[value]
 
     def decode(self, data: Json) -> int:
-        i = self._by_key.get(orjson.dumps(data))
+        i = self._by_key.get(_name(data))
+        if i is None and isinstance(data, str):
+            i = self._by_key.get(_name({"$label": data}))
+        if i is None:
+            i = self._closest(data)
         if i is None:
             raise ValueError(f"not one of the options: {data!r:.80}")
         return i
+
+    def _closest(self, data: Json) -> int | None:
+        """The option that was `data` before it gained or lost an entry: nothing contradicts, and most agrees."""
+        if not isinstance(data, dict):
+            return None
+        agreeing = [0] * self.n
+        for i, form in enumerate(self._stored):
+            if isinstance(form, dict) and self.nested:
+                shared = form.keys() & data.keys()
+                agreeing[i] = len(shared) if all(_name(form[k]) == _name(data[k]) for k in shared) else 0
+        most = max(agreeing)
+        return agreeing.index(most) if most and agreeing.count(most) == 1 else None
 
     def show(self, value: int) -> Any:
         return self.options[value]
@@ -133,138 +136,12 @@ class Choice(Parameter):
         return {"kind": "choice", "options": list(self._stored), "ordinal": self.ordinal}
 
 
-class Array(Parameter):
-    """A NumPy array of floats or integers, every entry on the range of one scalar."""
-
-    def __init__(self, scalar: Scalar, shape: tuple[int, ...], init: Any) -> None:
-        self.scalar, self.shape, self.size = scalar, shape, math.prod(shape)
-        self.dtype = np.dtype(np.int64 if getattr(scalar, "kind", "float") == "int" else np.float64)
-        self.cardinality = (
-            scalar.cardinality**self.size if self.size * math.log2(scalar.cardinality + 1) < 60 else math.inf
-        )
-        self.init = np.full(shape, scalar.init, self.dtype) if init is MISSING else self.accept(init)
-        self.init.setflags(write=False)
-
-    def sample(self, rng: Generator) -> np.ndarray[Any, Any]:
-        if isinstance(self.scalar, Normal):
-            return self._rounded(rng.standard_normal(self.shape))
-        return self.at(rng.random(self.shape))
-
-    def mutate(self, value: np.ndarray[Any, Any], rng: Generator, strength: float) -> np.ndarray[Any, Any]:
-        """Moves max(1, round(strength * size)) of the entries."""
-        k = max(1, round(strength * self.size))
-        flat = value.ravel().copy()
-        where = slice(None) if k >= self.size else rng.choice(self.size, k, replace=False, shuffle=False)
-        old = flat[where]
-        if isinstance(self.scalar, Normal):
-            flat[where] = self._rounded(old + strength * rng.standard_normal(old.shape))
-        else:
-            z = self.unit(old) + (rng.random(old.shape) - 0.5) * strength
-            np.abs(z, out=z)
-            np.subtract(2.0, z, out=z, where=z > 1.0)
-            flat[where] = self._stepped(old, self.at(z))
-        return flat.reshape(self.shape)
-
-    def at(self, u: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Entry by entry what the scalar's `at` does."""
-        s = self.scalar
-        if isinstance(s, Float):
-            x = s._a + (s._b - s._a) * u
-            return np.clip(np.exp(x) if s.log else x, s.low, s.high)
-        if isinstance(s, IntGrid) and s.log:
-            return self._cells(self._index(np.rint(np.exp(s._a + (s._b - s._a) * u))))
-        if isinstance(s, SignificantFloat):
-            return self._significant(np.exp(s._a + (s._b - s._a) * u))
-        assert isinstance(s, Grid)
-        return self._cells(np.minimum((u * s.n).astype(np.int64), s.n - 1))
-
-    def unit(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Entry by entry what the scalar's `unit` does."""
-        s = self.scalar
-        if isinstance(s, Normal):
-            return 0.5 + 0.5 * np.tanh(value * 0.7978845608)  # a close stand-in for the normal's distribution function
-        x = np.clip(value, s.low, s.high).astype(np.float64)
-        if isinstance(s, SignificantFloat) or (isinstance(s, (Float, IntGrid)) and s.log):
-            return np.asarray(np.clip((np.log(x) - s._a) / max(s._b - s._a, 1e-300), 0.0, 1.0))
-        if isinstance(s, Float):
-            return np.asarray((x - s._a) / max(s._b - s._a, 1e-300))
-        assert isinstance(s, Grid)
-        return (self._index(x) + 0.5) / s.n
-
-    def accept(self, given: Any) -> np.ndarray[Any, Any]:
-        try:
-            a = np.broadcast_to(np.asarray(given, self.dtype), self.shape).copy()
-        except (ValueError, TypeError, OverflowError) as e:
-            raise SpaceError(
-                f"cannot make an array of {self.dtype} and shape {self.shape} of {given!r:.80}: {e}"
-            ) from e
-        if not np.all((a >= self.scalar.low) & (a <= self.scalar.high)):
-            raise SpaceError(f"an entry is outside [{self.scalar.low!r}, {self.scalar.high!r}]")
-        return a
-
-    def decode(self, data: Json) -> np.ndarray[Any, Any]:
-        a = from_json(data)
-        if not isinstance(a, np.ndarray) or a.shape != self.shape or a.dtype.kind not in "iuf":
-            raise ValueError(f"not an array of shape {self.shape}")
-        return a.astype(self.dtype, copy=False)
-
-    def show(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return value.copy()  # an objective may write into it
-
-    def key(self, value: np.ndarray[Any, Any]) -> bytes:
-        return (value + 0 if self.dtype.kind == "i" else value + 0.0).tobytes()
-
-    def describe(self) -> dict[str, Json]:
-        return {**self.scalar.describe(), "shape": list(self.shape)}
-
-    def _stepped(self, old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        s = self.scalar
-        if not isinstance(s, (IntGrid, PowerGrid, RoundedFloat)) or s.n == 1:
-            return new
-        i, j = self._index(old.astype(np.float64)), self._index(new.astype(np.float64))
-        stuck = i == j  # a cell of its own is no move: go to a neighbour
-        j = np.where(stuck, np.where(i + 1 < s.n, i + 1, i - 1), j)
-        return self._cells(j)
-
-    def _index(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        s = self.scalar
-        if isinstance(s, IntGrid):
-            i = np.floor(x / s.step + 0.5) - s._first
-        elif isinstance(s, RoundedFloat):
-            i = np.rint(x * s._scale) - s._first
-        else:
-            assert isinstance(s, PowerGrid)
-            logs = np.log(np.array(s._powers, np.float64))
-            i = np.rint(np.interp(np.log(np.maximum(x, 1.0)), logs, np.arange(s.n)))
-        return np.asarray(np.clip(i, 0, s.n - 1).astype(np.int64))
-
-    def _cells(self, i: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        s = self.scalar
-        if isinstance(s, IntGrid):
-            return (s._first + i) * s.step
-        if isinstance(s, RoundedFloat):
-            return np.round((s._first + i) / s._scale, s.precision)
-        assert isinstance(s, PowerGrid)
-        powers = np.array(s._powers, np.int64)[i]
-        assert isinstance(powers, np.ndarray)
-        return powers
-
-    def _significant(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        s = self.scalar
-        assert isinstance(s, SignificantFloat)
-        scale = 10.0 ** (np.floor(np.log10(x)) - (s.precision - 1))
-        return np.asarray(np.clip(np.rint(x / scale) * scale, s.cell(0), s.cell(s.n - 1)))
-
-    def _rounded(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        precision = self.scalar.precision if isinstance(self.scalar, Normal) else None
-        return x if precision is None else np.round(x, precision) + 0.0
-
-
 class Custom(Parameter):
     """A parameter made of the user's own functions."""
 
     def __init__(self, init: Any, encode: Draw | None, decode: Draw | None) -> None:
         self.init, self._encode, self._decode = init, encode, decode
+        self.plain = encode is None
 
     def sample(self, rng: Generator) -> Any:
         return self.init if self.user_sample is None else self.user_sample(rng)
@@ -281,6 +158,11 @@ class Custom(Parameter):
 
     def describe(self) -> dict[str, Json]:
         return {"kind": "custom"}
+
+
+def _name(form: Json) -> bytes:
+    """JSON as a key; the order of an object's members does not matter."""
+    return orjson.dumps(form, option=orjson.OPT_SORT_KEYS)
 
 
 def has_parameter(node: Any) -> bool:
@@ -326,5 +208,32 @@ def _outline(node: Any) -> Any:
 def same(a: Any, b: Any) -> bool:
     try:
         return type(a) is type(b) and bool(a == b)
+    except (TypeError, ValueError):
+        return False
+
+
+def why_unstorable(param: Parameter) -> str | None:
+    """What a checkpoint cannot do for the parameter's values, and the remedy; `None` when it can hold them."""
+    if isinstance(param, Choice):
+        if param.unstorable is None:
+            return None
+        return f"cannot hold the option {param.unstorable}; name the options with labels="
+    if isinstance(param, (Scalar, Array)):
+        return None
+    probe = param.first(np.random.Generator(np.random.Philox(0)))
+    try:
+        back = param.decode(orjson.loads(orjson.dumps(param.encode(probe))))
+    except (TypeError, ValueError) as e:
+        return f"cannot hold its values ({e}); give it encode= and decode="
+    plain = param.plain if isinstance(param, Custom) else type(param).encode is Parameter.encode
+    if plain and _differs(back, probe):
+        return f"would give {probe!r:.80} back as {back!r:.80}; give it encode= and decode="
+    return None
+
+
+def _differs(a: Any, b: Any) -> bool:
+    """Whether two values are told apart by `==`; arrays and NaNs are taken for equal."""
+    try:
+        return not bool(a == b) and bool(b == b)
     except (TypeError, ValueError):
         return False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
+from decimal import Decimal
 from statistics import NormalDist
 from typing import Any, Final, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from asynchopper.errors import SpaceError
+from asynchopper.space.numbers import as_float, as_int, number_from_json, reflect
 from asynchopper.values import Json, from_json, to_json
 
 Generator: TypeAlias = np.random.Generator
@@ -78,6 +79,10 @@ class Parameter(ABC):
         """A value from outside, as the parameter holds it; raises `SpaceError` when it does not belong."""
         return given
 
+    def clip(self, value: Any) -> Any:
+        """The nearest value that the parameter has, for one that was stored when its range was another."""
+        return value
+
     def show(self, value: Any) -> Any:
         """The value as an objective gets it."""
         return value
@@ -114,14 +119,6 @@ class Scalar(Parameter):
         return self.at(reflect(self.unit(value) + (u - 0.5) * strength))
 
 
-def reflect(z: float) -> float:
-    """`z` mirrored at 0 and 1 until it lies between them."""
-    if 0.0 <= z < 1.0:
-        return z
-    z = math.fmod(abs(z), 2.0)
-    return min(2.0 - z, 1.0 - 2**-53) if z >= 1.0 else z
-
-
 class Float(Scalar):
     """A float between two bounds, on a linear or a logarithmic scale."""
 
@@ -142,13 +139,16 @@ class Float(Scalar):
         if self._a == self._b:
             return 0.5
         z = (math.log(x) if self.log else x) / 2 - self._a / 2
-        return z / (self._b / 2 - self._a / 2)
+        return z / max(self._b / 2 - self._a / 2, 1e-300)
 
     def accept(self, given: Any) -> float:
         x = as_float(given)
         if not self.low <= x <= self.high:
             raise SpaceError(f"{x!r} is outside [{self.low!r}, {self.high!r}]")
-        return x
+        return x + 0.0
+
+    def clip(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
 
     def decode(self, data: Json) -> float:
         return number_from_json(data)
@@ -184,7 +184,10 @@ class Normal(Scalar):
         x = as_float(given)
         if not math.isfinite(x):
             raise SpaceError(f"{x!r} is not a finite number")
-        return self._round(x)
+        return self._round(x) + 0.0
+
+    def clip(self, value: float) -> float:
+        return self._round(value)
 
     def decode(self, data: Json) -> float:
         return number_from_json(data)
@@ -241,6 +244,9 @@ class Grid(Scalar):
         if not self.low <= x <= self.high:
             raise SpaceError(f"{x!r} is outside [{self.low!r}, {self.high!r}]")
         return self.cell(self.index(x))
+
+    def clip(self, value: Any) -> Any:
+        return self.cell(self.index(value))
 
     def _set_init(self, init: Any) -> None:
         self.init = self.cell((self.n - 1) // 2) if init is MISSING else self.accept(init)
@@ -330,19 +336,25 @@ class PowerGrid(Grid):
         return b"%d" % value
 
     def describe(self) -> dict[str, Json]:
-        return {"kind": "int", "low": self.low, "high": to_json(self.high), "power_of": self.base}
+        return {"kind": "int", "low": to_json(self.low), "high": to_json(self.high), "power_of": to_json(self.base)}
 
 
 class RoundedFloat(Grid):
     """Floats with `precision` digits after the point."""
 
     def __init__(self, low: float, high: float, precision: int, init: Any) -> None:
-        scale = 10.0**precision
-        first, last = math.ceil(low * scale - 1e-6), math.floor(high * scale + 1e-6)
+        # in decimals, since 1.1 * 10 is more than 11
+        first, last = (
+            math.ceil(Decimal(repr(low)).scaleb(precision)),
+            math.floor(Decimal(repr(high)).scaleb(precision)),
+        )
+        said = f"float({low}, {high}, precision={precision})"
         if first > last:
-            raise SpaceError(f"float({low}, {high}, precision={precision}): no value with {precision} decimals in it")
+            raise SpaceError(f"{said}: no value with {precision} decimals in it")
+        if max(abs(first), abs(last)) > 2**53:
+            raise SpaceError(f"{said}: more digits than a float holds; take a lower precision, or none")
         super().__init__(last - first + 1, "float")
-        self.low, self.high, self.precision, self._first, self._scale = low, high, precision, first, scale
+        self.low, self.high, self.precision, self._first, self._scale = low, high, precision, first, 10.0**precision
         self._set_init(init)
 
     def cell(self, i: int) -> float:
@@ -415,28 +427,3 @@ class SignificantFloat(Grid):
         if up is False and rounded > x:
             return number - 1
         return number
-
-
-def as_float(given: Any) -> float:
-    if isinstance(given, (str, bytes, bool)) or not (hasattr(given, "__float__") or hasattr(given, "__index__")):
-        raise SpaceError(f"{given!r:.80} is not a number")
-    try:
-        return float(given)
-    except (TypeError, ValueError, OverflowError) as e:
-        raise SpaceError(f"{given!r:.80} is not a number: {e}") from None
-
-
-def as_int(given: Any) -> int:
-    try:
-        return operator.index(given) if not isinstance(given, bool) else int(as_float(given))
-    except TypeError:
-        x = as_float(given)
-        if not x.is_integer():
-            raise SpaceError(f"{given!r:.80} is not an integer") from None
-        return int(x)
-
-
-def number_from_json(data: Json) -> float:
-    if isinstance(data, bool) or not isinstance(data, (int, float)):
-        raise ValueError(f"not a number: {data!r:.80}")
-    return float(data)

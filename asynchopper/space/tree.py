@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 
 from asynchopper.errors import SpaceError
-from asynchopper.space.kinds import Array, Choice, has_parameter, same
+from asynchopper.space.arrays import Array
+from asynchopper.space.kinds import Choice, has_parameter, same, why_unstorable
 from asynchopper.space.scalars import Generator, Grid, IntGrid, Parameter, PowerGrid, Scalar
 from asynchopper.trial import Values
 from asynchopper.values import Json, from_json
@@ -61,6 +61,7 @@ class Space:
         self.n = n
         self.paths = tuple(leaf.path for leaf in self.leaves)
         self.conditional = any(leaf.parent is not None for leaf in self.leaves)
+        self._strays: set[int] = set()  # parameters of which a stored value lies outside of the present range
         self.size = sum(leaf.param.size for leaf in self.leaves)
         """How many numbers a candidate has; proposals of large ones are made off the event loop."""
         self.cardinality = self._cardinality(self._root)
@@ -82,9 +83,12 @@ class Space:
             if not isinstance(node, Choice) or not node.nested:
                 return leaf
             options = []
-            for i, option in enumerate(node.options):
+            before = frozenset(used)
+            for i, option in enumerate(node.options):  # branches exclude each other, so they may share names
                 inside = f"{path}.value" if isinstance(option, Parameter) else path
-                options.append(self._compile(option, inside, (leaf.index, i), set(used)))
+                names = set(before)
+                options.append(self._compile(option, inside, (leaf.index, i), names))
+                used |= names
             return _Branch(leaf, options)
         if isinstance(node, Mapping) and has_parameter(node):
             for k in node:
@@ -116,11 +120,11 @@ class Space:
         if isinstance(node, _Branch):
             if node.leaf.param.user_sample is not None:
                 return math.inf
-            return sum(self._cardinality(o) for o in node.options)
+            return _finite_or_inf(sum, [self._cardinality(o) for o in node.options])
         if isinstance(node, dict):
-            return math.prod(self._cardinality(v) for v in node.values())
+            return _finite_or_inf(math.prod, [self._cardinality(v) for v in node.values()])
         if isinstance(node, (list, tuple)):
-            return math.prod(self._cardinality(v) for v in node)
+            return _finite_or_inf(math.prod, [self._cardinality(v) for v in node])
         return 1
 
     def _packer(self) -> Callable[..., bytes] | None:
@@ -161,22 +165,32 @@ class Space:
         """A candidate near `parent`: max(1, round(strength * n)) of its n parameters move, each within `strength`."""
         us = rng.random(2 * self.n).tolist()
         n = self.n
-        active = [i for i in range(n) if parent[i] is not None]
+        active: Sequence[int] = range(n)
+        if self.conditional:
+            active = [i for i in active if self._active(self.leaves[i], parent)]
         k = max(1, min(len(active), round(strength * len(active))))
         chosen = active if k >= len(active) else sorted(active, key=us.__getitem__)[:k]
-        values = list(parent)
+        values = self._legal(parent)
         for i in chosen:
-            values[i] = self.leaves[i].move(parent[i], us[n + i], rng, strength)
-        return tuple(values) if not self.conditional else self.settle(values, us[n:], rng)
+            values[i] = self.leaves[i].move(values[i], us[n + i], rng, strength)
+        return tuple(values) if not self.conditional else self.settle(values, parent, us[n:], rng)
 
-    def settle(self, values: list[Any], us: Sequence[float], rng: Generator) -> Values:
-        """`values` with the branches that are taken filled in, and the others emptied."""
+    def settle(self, values: list[Any], parent: Values, us: Sequence[float], rng: Generator) -> Values:
+        """`values` with the branches that `parent` had not taken filled in, and those that it left emptied."""
         for leaf in self.leaves:
             if not self._active(leaf, values):
                 values[leaf.index] = None
-            elif values[leaf.index] is None:
+            elif not self._active(leaf, parent):
                 values[leaf.index] = leaf.draw(us[leaf.index], rng)
         return tuple(values)
+
+    def _legal(self, values: Values) -> list[Any]:
+        """A copy with what a change of the space has left outside of its range moved to the nearest end."""
+        legal = list(values)
+        for i in self._strays:
+            if legal[i] is not None:
+                legal[i] = self.leaves[i].param.clip(legal[i])
+        return legal
 
     def _active(self, leaf: Leaf, values: Sequence[Any]) -> bool:
         return leaf.parent is None or values[leaf.parent[0]] == leaf.parent[1]
@@ -211,7 +225,10 @@ class Space:
     def key(self, values: Values) -> int:
         """A 64-bit number that two candidates share when they are the same point (and otherwise once in 10^19)."""
         if self._pack is not None:
-            return hash(self._pack(*values))
+            try:
+                return hash(self._pack(*values))
+            except struct.error:  # an integer beyond 64 bits, from before the range was narrowed
+                pass
         parts = [b"" if v is None else leaf.param.key(v) for leaf, v in zip(self.leaves, values, strict=True)]
         return hash(b"".join([b"%d:" % len(p) + p for p in parts]))
 
@@ -245,7 +262,10 @@ class Space:
 
     def encode(self, values: Values) -> dict[str, Json]:
         """Path to JSON, for the parameters that exist in this candidate."""
-        return {leaf.path: leaf.param.encode(v) for leaf, v in zip(self.leaves, values, strict=True) if v is not None}
+        here = zip(self.leaves, values, strict=True)
+        if not self.conditional:
+            return {leaf.path: leaf.param.encode(v) for leaf, v in here}
+        return {leaf.path: leaf.param.encode(v) for leaf, v in here if self._active(leaf, values)}
 
     def decode(self, flat: Mapping[str, Json], rng: Generator) -> tuple[Values, dict[str, Any]]:
         """A stored candidate in this space, and what of it this space does not know. What is missing is initial."""
@@ -255,10 +275,13 @@ class Space:
             if not self._active(leaf, values):
                 continue
             try:
-                values[leaf.index] = leaf.param.decode(flat[leaf.path])
+                value = values[leaf.index] = leaf.param.decode(flat[leaf.path])
                 known.add(leaf.path)
             except Exception:  # a user's decode may raise anything; the value is kept as foreign
                 values[leaf.index] = leaf.param.first(rng)
+                continue
+            if leaf.index not in self._strays and _strayed(leaf.param, value):
+                self._strays.add(leaf.index)
         if len(known) == len(flat):
             return tuple(values), {}
         return tuple(values), {path: _foreign(data) for path, data in flat.items() if path not in known}
@@ -268,14 +291,15 @@ class Space:
         given: dict[int, Any] = {}
         self._fit(self._root, guess, "", given)
         values: list[Any] = [None] * self.n
+        known = None if base is None else self._legal(base)
         for leaf in self.leaves:
             if not self._active(leaf, values):
                 continue
             i = leaf.index
             if i in given:
                 values[i] = given[i]
-            elif base is not None and base[i] is not None:
-                values[i] = base[i]
+            elif known is not None and base is not None and self._active(leaf, base):
+                values[i] = known[i]
             else:
                 values[i] = leaf.param.first(rng)
         return tuple(values)
@@ -336,22 +360,15 @@ class Space:
     def check_storable(self) -> None:
         """Raises `SpaceError`, naming the parameter, when a checkpoint could not hold its values."""
         for leaf in self.leaves:
-            param = leaf.param
-            if isinstance(param, Choice):
-                if param.unstorable is not None:
-                    raise SpaceError(
-                        f"{leaf.path}: a checkpoint cannot hold the option {param.unstorable}; name the options with labels="
-                    )
-                continue
-            if isinstance(param, (Scalar, Array)):
-                continue
-            probe = param.first(np.random.Generator(np.random.Philox(0)))
-            try:
-                orjson.dumps(param.encode(probe))
-            except (TypeError, ValueError) as e:
-                raise SpaceError(
-                    f"{leaf.path}: a checkpoint cannot hold its values ({e}); give it encode= and decode="
-                ) from None
+            problem = why_unstorable(leaf.param)
+            if problem is not None:
+                raise SpaceError(f"{leaf.path}: a checkpoint {problem}")
+
+
+def _finite_or_inf(combined: Callable[[list[float]], float], counts: list[float]) -> float:
+    """Counts beyond 64 bits are as good as infinite, and an int that no float holds cannot meet an infinity."""
+    total = math.inf if math.inf in counts else combined(counts)
+    return total if total < 2**63 else math.inf
 
 
 class _Constant:
@@ -379,6 +396,11 @@ def _nth(param: Parameter, i: int) -> Any:
             flat.append(_nth(param.scalar, digit))
         return np.array(flat, param.dtype).reshape(param.shape)
     return i if isinstance(param, Choice) else param.init
+
+
+def _strayed(param: Parameter, value: Any) -> bool:
+    near = param.clip(value)
+    return near is not value and (isinstance(param, Array) or bool(near != value))
 
 
 def _foreign(data: Json) -> Any:

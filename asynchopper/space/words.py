@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from asynchopper.errors import SpaceError
-from asynchopper.space.kinds import Array, Choice, Custom
+from asynchopper.space.arrays import Array
+from asynchopper.space.kinds import Choice, Custom
+from asynchopper.space.numbers import as_int
 from asynchopper.space.scalars import (
     MISSING,
     Draw,
@@ -23,7 +25,6 @@ from asynchopper.space.scalars import (
     RoundedFloat,
     Scalar,
     SignificantFloat,
-    as_int,
 )
 
 Shape: TypeAlias = int | tuple[int, ...]
@@ -114,8 +115,8 @@ def int_(
         if log and a <= 0:
             raise SpaceError(f"{said}: a logarithmic scale needs positive bounds, and low is {a!r}")
         param = _made(said, lambda: IntGrid(a, b, step, log, scalar_init))
-    if shape is not None and not (a >= -(2**63) and b < 2**63):
-        raise SpaceError(f"{said}: an int array holds 64-bit integers, and the bounds go beyond")
+    if shape is not None and not (a >= -(2**63) and b < 2**63 and b - a < 2**63 - 1):
+        raise SpaceError(f"{said}: an int array holds 64-bit integers, and the bounds, or their distance, go beyond")
     return _finished(param, shape, init, sample, mutate, said)
 
 
@@ -228,6 +229,8 @@ def _bounds(low: Any, high: Any, said: str) -> tuple[float | int | None, float |
             raise SpaceError(f"{said}: a bound must be a number, got {bound!r:.80}")
         if not isinstance(bound, int) and not math.isfinite(float(bound)):
             raise SpaceError(f"{said}: a bound must be a finite number, got {bound!r}")
+        if isinstance(bound, int) and abs(bound) > 10**300:
+            raise SpaceError(f"a bound must be within 1e300, got one of {bound.bit_length()} bits")
     if low > high:
         raise SpaceError(f"{said}: low {low!r} is above high {high!r}")
     return low, high
