@@ -8,6 +8,7 @@ whose own keys start with `$`. Tuples become lists. Nothing here imports, evalua
 from __future__ import annotations
 
 import base64
+import enum
 import math
 from typing import Any, TypeAlias
 
@@ -47,9 +48,9 @@ def to_json(value: object, depth: int = 0) -> Json:
         value = value.item()
     if isinstance(value, bool):
         return value
-    if type(value) is int or (isinstance(value, int) and type(value).__module__ != "enum" and not _is_enum(value)):
+    if isinstance(value, int) and not isinstance(value, enum.Enum):
         return int(value) if -(2**63) <= value < 2**63 else {"$int": str(int(value))}
-    if isinstance(value, float) and not _is_enum(value):
+    if isinstance(value, float) and not isinstance(value, enum.Enum):
         return float(value) if math.isfinite(value) else {"$float": spell(value)}
     if depth > _MAX_DEPTH:
         raise ValueError("nested more than 64 levels deep")
@@ -127,9 +128,3 @@ def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, An
     if flat.size != math.prod(shape):
         raise ValueError(f"an $array with {flat.size} entries for shape {shape!r:.80}")
     return flat.reshape(shape).astype(kind.newbyteorder("="), copy=False)
-
-
-def _is_enum(value: object) -> bool:
-    import enum
-
-    return isinstance(value, enum.Enum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class Choice(Parameter):
         seen: dict[bytes, int] = {}
         for i, option in enumerate(self.options):
             form = _stored_option(option)
-            if form is None:
+            if form is MISSING:
                 unstorable = unstorable or repr(option)[:80]
                 form = {"$label": f"option {i}"}
             if has_parameter(option):  # nested spaces of one shape are told apart by their order among themselves
@@ -173,19 +174,19 @@ def has_parameter(node: Any) -> bool:
     return isinstance(node, (list, tuple)) and any(has_parameter(v) for v in node)
 
 
-def _stored_option(option: Any) -> Json | None:
-    """The option as JSON: its value, else its qualified name, else `None`. Nested parameters are place holders."""
+def _stored_option(option: Any) -> Json:
+    """The option as JSON: its value, else its qualified name, else `MISSING`. Nested parameters are place holders."""
     try:
         return to_json(_outline(option) if has_parameter(option) else option)
     except (TypeError, ValueError):
         pass
     module = getattr(option, "__module__", None)
     name = getattr(option, "__qualname__", None)
-    if name is None and type(option).__mro__[-2].__name__ == "Enum":
+    if name is None and isinstance(option, enum.Enum):
         module, name = type(option).__module__, f"{type(option).__qualname__}.{option.name}"
     if isinstance(module, str) and isinstance(name, str) and "<" not in name:
         return {"$label": f"{module}.{name}"}
-    return None
+    return MISSING
 
 
 def _outline(node: Any) -> Any:
@@ -196,13 +197,9 @@ def _outline(node: Any) -> Any:
     if isinstance(node, (list, tuple)):
         return [_outline(v) for v in node]
     form = _stored_option(node)
-    return (
-        "?"
-        if form is None
-        else from_json(form)
-        if not (isinstance(form, dict) and "$label" in form)
-        else form["$label"]
-    )
+    if form is MISSING:
+        return "?"
+    return form["$label"] if isinstance(form, dict) and "$label" in form else from_json(form)
 
 
 def same(a: Any, b: Any) -> bool:

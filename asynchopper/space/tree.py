@@ -267,7 +267,7 @@ class Space:
             return {leaf.path: leaf.param.encode(v) for leaf, v in here}
         return {leaf.path: leaf.param.encode(v) for leaf, v in here if self._active(leaf, values)}
 
-    def decode(self, flat: Mapping[str, Json], rng: Generator) -> tuple[Values, dict[str, Any]]:
+    def decode(self, flat: Mapping[str, Json], rng: Callable[[], Generator]) -> tuple[Values, dict[str, Any]]:
         """A stored candidate in this space, and what of it this space does not know. What is missing is initial."""
         values: list[Any] = [None] * self.n
         known: set[str] = set()
@@ -278,7 +278,7 @@ class Space:
                 value = values[leaf.index] = leaf.param.decode(flat[leaf.path])
                 known.add(leaf.path)
             except Exception:  # a user's decode may raise anything; the value is kept as foreign
-                values[leaf.index] = leaf.param.first(rng)
+                values[leaf.index] = leaf.param.first(rng())
                 continue
             if leaf.index not in self._strays and _strayed(leaf.param, value):
                 self._strays.add(leaf.index)
