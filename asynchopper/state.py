@@ -11,6 +11,8 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from asynchopper.history import Table
@@ -99,12 +101,19 @@ FINISHED = frozenset({"steps", "runtime", "cost", "exhausted"})
 
 class Mark(NamedTuple):
     rows: int
+    undo: int
     best_row: int
     next_id: int
     elapsed: float
     cost: float
     initial_asked: bool
-    undo: int
+    sign: float
+    header: Header | None
+    run: Run | None
+    reason: str | None
+    described: dict[str, Json] | None
+    pruner: PrunerSaw | None
+    pruner_row: int
 
 
 class State:
@@ -142,9 +151,8 @@ class State:
                 self._asked(fact)
             case Told():
                 self._told(fact)
-            case Saved(id=id, data=data):
-                if id in self.pending:
-                    self.pending[id].saved = data
+            case Saved():
+                self._saved(fact)
             case Header():
                 self.header, self.described = fact, fact.space
                 self.sign = -1.0 if fact.direction == "minimize" else 1.0
@@ -178,6 +186,13 @@ class State:
                 self.seen[key] = id
         if self._undo is not None:
             self._undo.append((before, id, key))
+
+    def _saved(self, fact: Saved) -> None:
+        before = self.pending.get(fact.id)
+        if before is not None:
+            self.pending[fact.id] = replace(before, saved=fact.data)
+            if self._undo is not None:
+                self._undo.append((before, None, None))
 
     def _told(self, fact: Told) -> None:
         asked = self.pending.get(fact.id)
@@ -215,7 +230,7 @@ class State:
     def mark(self) -> Mark:
         """Where `rollback` can return to. Only the latest mark and those taken after `keep_undo` count."""
         undo = len(self._undo) if self._undo is not None else 0
-        return Mark(len(self.table), self.best_row, self.next_id, self.elapsed, self.cost, self.initial_asked, undo)
+        return Mark(len(self.table), undo, *[getattr(self, name) for name in Mark._fields[2:]])
 
     def keep_undo(self, keep: bool) -> None:
         """Whether to remember how to take facts back; without it `rollback` is not possible."""
@@ -237,8 +252,8 @@ class State:
                 self.pending[before.id] = before
             if key is not None and self.seen is not None:
                 self.seen.pop(key, None)
-        self.best_row, self.next_id, self.elapsed = mark.best_row, mark.next_id, mark.elapsed
-        self.cost, self.initial_asked = mark.cost, mark.initial_asked
+        for name in Mark._fields[2:]:
+            setattr(self, name, getattr(mark, name))
 
     # -- what it says
 
@@ -292,12 +307,16 @@ class State:
             return
         yield self.header
         t = self.table
+        unasked: list[tuple[int, int | Pending]] = [(t.ids[row], row) for row in range(rows)]
+        unasked += [(p.id, p) for p in pending]
+        unasked.sort(key=itemgetter(0), reverse=True)
         for row in range(rows):
-            id, attempt = t.ids[row], t.attempts[row]
-            yield Asked(id, attempt, t.row(row), t.origin_names[t.origins[row]], t.notes.get(row), t.foreign.get(row))
+            id = t.ids[row]
+            while unasked and unasked[-1][0] <= id:  # trials are asked in the order of their ids, and told in any
+                yield self._asked_as(unasked.pop()[1])
             yield Told(
                 id,
-                attempt,
+                t.attempts[row],
                 STATES[t.states[row]],
                 t.values[row],
                 t.estimates.get(row, ()),
@@ -306,13 +325,22 @@ class State:
                 t.elapsed[row],
                 t.errors.get(row),
             )
+        while unasked:
+            yield self._asked_as(unasked.pop()[1])
         if self.run is not None:
             yield self.run._replace(space=self.described if self.described != self.header.space else None)
         for asked in pending:
-            yield Asked(asked.id, asked.attempt, asked.values, asked.origin, asked.note, asked.foreign)
             if asked.saved is not None:
                 yield Saved(asked.id, asked.attempt, asked.saved)
         if self.pruner is not None and self.pruner_row == rows:
             yield self.pruner
         if self.reason is not None:
             yield Ended(self.reason, self.elapsed)
+
+    def _asked_as(self, trial: int | Pending) -> Asked:
+        """The fact by which a trial was last asked; of a finished one by its row."""
+        if isinstance(trial, Pending):
+            return Asked(trial.id, trial.attempt, trial.values, trial.origin, trial.note, trial.foreign)
+        t, row = self.table, trial
+        origin = t.origin_names[t.origins[row]]
+        return Asked(t.ids[row], t.attempts[row], t.row(row), origin, t.notes.get(row), t.foreign.get(row))
