@@ -95,7 +95,7 @@ def test_a_mutated_candidate_has_exactly_the_parameters_of_its_branches(seed: in
 def test_a_candidate_survives_a_checkpoint(seed: int) -> None:
     space = Space(nested())
     values = space.sample(rng(seed))
-    assert space.decode(orjson.loads(orjson.dumps(space.encode(values))), rng()) == (values, {})
+    assert space.decode(orjson.loads(orjson.dumps(space.encode(values))), rng) == (values, {})
 
 
 @given(seeds, st.floats(0.001, 1.0))
@@ -133,8 +133,8 @@ def test_options_are_stored_by_value_or_by_name() -> None:
     assert stored[:7] == [1, 1.0, "1", True, None, [3, 3], {"b": 1, "a": 2}]
     assert stored[7:] == [{"$label": f"{__name__}.Colour.RED"}, {"$label": "math.sqrt"}, {"$label": "builtins.len"}]
     for i, data in enumerate(stored):
-        assert space.decode({"x": orjson.loads(orjson.dumps(data))}, rng())[0] == (i,)
-    assert space.decode({"x": {"a": 2, "b": 1}}, rng())[0] == (6,)
+        assert space.decode({"x": orjson.loads(orjson.dumps(data))}, rng)[0] == (i,)
+    assert space.decode({"x": {"a": 2, "b": 1}}, rng)[0] == (6,)
 
 
 def test_lists_tuples_and_ranges_are_options() -> None:

@@ -298,7 +298,7 @@ def test_a_custom_parameter_goes_its_own_way(seed: int) -> None:
     drawn = space.sample(rng(seed))
     assert drawn[0].imag == 1
     assert space.mutate(drawn, rng(seed), 0.5) == (drawn[0] + 0.5,)
-    assert space.decode(orjson.loads(orjson.dumps(space.encode(drawn))), rng(0)) == (drawn, {})
+    assert space.decode(orjson.loads(orjson.dumps(space.encode(drawn))), lambda: rng(0)) == (drawn, {})
 
 
 class Angle(ah.Parameter):
@@ -335,7 +335,7 @@ def test_none_is_a_value_like_any_other() -> None:
     values = space.sample(rng(0))
     stored = orjson.loads(orjson.dumps(space.encode(values)))
     assert stored["limit"] is None
-    assert space.decode(stored, rng(1))[0] == values
+    assert space.decode(stored, lambda: rng(1))[0] == values
     inside = space.fit({"x": {}, "limit": None}, None, rng(0))
     assert space.build(inside) == {"limit": None, "x": {"y": None}}
     assert space.encode(inside)["x.y"] is None
