@@ -98,11 +98,13 @@ class Journal:
             else:
                 records = self._encode(batch.facts)
             await self.storage.append(records)
-        except Exception as e:
+        except BaseException as e:
             error = e if isinstance(e, AsynchopperError) else StorageError(f"{self.storage.location}: {e!r}")
             error.__cause__ = error.__cause__ or (None if error is e else e)
             batch.error = self._broken = error
             self.state.rollback(self._durable)
+            if not isinstance(e, Exception):  # the loop is being torn down; whether the batch is durable is unknown
+                raise
         else:
             self.state.forget_undo(upto.undo)
             self._durable = upto._replace(undo=0)

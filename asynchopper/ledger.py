@@ -18,7 +18,7 @@ from asynchopper.samplers.proposer import Next
 from asynchopper.state import Asked, Saved, State, Told
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
-from asynchopper.values import to_json
+from asynchopper.values import from_json, to_json
 
 _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
@@ -52,7 +52,10 @@ class Ledger(Host):
     def ask(self) -> tuple[RunningTrial, Outcome | None] | None:
         """The next trial, with its outcome where that is known already; `None` once the ledger is `dry`."""
         if self.redo and self.dry is None:
-            return self._again(self.redo.popleft()), None
+            state = self.state
+            if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
+                return self._again(self.redo.popleft()), None
+            self.dry = "steps"
         chosen = self.choose()
         return None if chosen is None else self.take(chosen)
 
@@ -124,6 +127,11 @@ class Ledger(Host):
             )
         )
 
+    def take_back(self, trial: RunningTrial) -> None:
+        """A trial that nobody will evaluate now: it is the next to be asked."""
+        self.tell(trial, Interrupted())
+        self.redo.append(trial.id)
+
     def news(self) -> list[Trial]:
         """The trials that have become durable since the last call; the pruner has seen them."""
         rows = range(self._observed, self.journal.head.rows)
@@ -149,17 +157,19 @@ class Ledger(Host):
 
 
 def _small(state: Any) -> Any:
+    """A copy, as the next attempt will get it."""
     import orjson
 
     try:
-        size = len(orjson.dumps(to_json(state)))
+        form = to_json(state)
+        size = len(orjson.dumps(form))
     except TypeError as e:
         raise TypeError(f"trial.save takes a JSON value, and this holds {e}") from None
     if size > _SAVED_LIMIT:
         raise ObjectiveError(
             f"trial.save is for small values; this one has {size} bytes, and {_SAVED_LIMIT} are allowed"
         )
-    return state
+    return from_json(form)
 
 
 def restore_pruner(pruner: Pruner, state: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -69,8 +70,12 @@ class Session:
         while (new := ledger.ask()) is not None:
             trial, known = new
             if known is None:
+                try:
+                    await ledger.journal.commit()
+                except asyncio.CancelledError:
+                    ledger.take_back(trial)  # the caller never had it
+                    raise
                 self._out[trial.id] = trial
-                await ledger.journal.commit()
                 return trial
             ledger.tell(trial, known)
             await self._commit(ledger)

@@ -51,7 +51,10 @@ class Next(NamedTuple):
 
 
 class Proposer:
-    """Chooses the next candidate. Holds nothing that the state and the guesses do not determine."""
+    """Chooses the next candidate. Holds nothing that the state and the guesses do not determine.
+
+    `guesses` stays whole, so that those of a run whose log broke can be used again; `guesses_used` counts.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Proposer:
     ) -> None:
         self._sampler, self._schedule = sampler, schedule
         self._duplicates, self._guesses = duplicates, guesses
+        self.guesses_used = 0
         self._streams = Streams(seed)
         self._counted = 0  # every point of the counting order before this one has been asked
 
@@ -70,8 +74,9 @@ class Proposer:
         """The next candidate, or `None` when the space is used up. `progress` is the budget's, from 0 to 1."""
         space, id = state.space, state.next_id
         rng = self._streams.at(id)
-        while self._guesses:
-            guess = self._guesses.popleft()
+        while self.guesses_used < len(self._guesses):
+            guess = self._guesses[self.guesses_used]
+            self.guesses_used += 1
             values = space.fit(guess, state.best_values, rng)
             key = self._key(state, values)
             if key is None or state.seen is None or key not in state.seen:
