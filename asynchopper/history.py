@@ -133,11 +133,11 @@ def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[
         node: Any = params
         *parents, last = path.split(".") if path not in params else [path]
         for key in parents:
-            if not isinstance(node, dict):
-                break
-            node = node.setdefault(key, {})
+            node = node.setdefault(key, {}) if isinstance(node, dict) else None
         if isinstance(node, dict):
             node[last] = value
+        else:  # inside of something that is no dict any more
+            params[path] = value
     return params
 
 
@@ -242,13 +242,13 @@ class History(Sequence[Trial]):
         """A data frame with a row a trial; needs polars."""
         import polars as pl
 
-        return pl.DataFrame(self._frame(), strict=False)
+        return pl.DataFrame(self._plain_frame(), strict=False)
 
     def to_arrow(self) -> pyarrow.Table:
         """A table with a row a trial; needs pyarrow."""
         import pyarrow as pa
 
-        return pa.table(self._frame())
+        return pa.table(self._plain_frame())
 
     def _states(self) -> np.ndarray[Any, Any]:
         return _copied(self._table.states, self._n)
@@ -263,12 +263,14 @@ class History(Sequence[Trial]):
         frame["value"] = self.values
         for path in dict.fromkeys(t.space.paths):
             column = self._column(path)
-            frame[path if path not in frame else f"params.{path}"] = (
-                column.tolist() if column.dtype == object else column
-            )
+            frame[path if path not in frame else f"params.{path}"] = column if column.ndim == 1 else list(column)
         frame["cost"] = np.array([t.costs.get(i, 0.0) for i in range(n)])
         frame["seconds"] = self.seconds
         return frame
+
+    def _plain_frame(self) -> dict[str, Any]:
+        """For frames whose columns hold one type each."""
+        return {name: _plain(c) if _is_mixed(c) else c for name, c in self._frame().items()}
 
     def _column(self, path: str) -> np.ndarray[Any, Any]:
         t, n = self._table, self._n
@@ -283,22 +285,40 @@ class History(Sequence[Trial]):
             column = t.columns[leaf.index]
             if isinstance(column, array) and len(leaves) == 1 and not isinstance(leaf.param, Choice) and not t.foreign:
                 return _copied(column, n)
-            shown = [None if v is None else leaf.param.show(v) for v in column[:n]]
+            if isinstance(leaf.param, Choice) and leaf.param.nested:
+                shown = [None if v is None else t.space.shown(leaf, t.row(i)) for i, v in enumerate(column[:n])]
+            else:
+                shown = [None if v is None else leaf.param.show(v) for v in column[:n]]
             out = shown if out is None else [a if b is None else b for a, b in zip(out, shown, strict=True)]
         assert out is not None
         for i, known in t.foreign.items():
             if path in known and i < n:
                 out[i] = known[path]
-        return _objects(out)
+        return _objects(out, missing_is_nan=not any(isinstance(leaf.param, Choice) for leaf in leaves))
 
 
-def _objects(values: list[Any]) -> np.ndarray[Any, Any]:
-    """The narrowest array that holds the values: numbers, equal-shaped arrays, else objects. Missing numbers are NaN."""
+def _is_mixed(column: Any) -> bool:
+    return not isinstance(column, np.ndarray) or column.dtype == object
+
+
+def _plain(column: Any) -> list[Any]:
+    """Texts and numbers of one type, and lists of numbers, as they are; a mixture, or anything else, as text."""
+    values = [v.tolist() if isinstance(v, np.ndarray) else v for v in column]
+    kinds = {type(v) for v in column if v is not None}
+    if kinds <= {np.ndarray} or (len(kinds) == 1 and kinds <= {str, bool, float}):
+        return values
+    if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+        return values
+    return [None if v is None else str(v) for v in values]
+
+
+def _objects(values: list[Any], missing_is_nan: bool = False) -> np.ndarray[Any, Any]:
+    """The narrowest array that holds the values: numbers, equal-shaped arrays, else objects."""
     kinds = {type(v) for v in values}
-    if kinds and kinds <= {float, int, type(None)} and float in kinds | {type(None)}:
-        if kinds != {type(None)}:
-            return np.array([np.nan if v is None else v for v in values], np.float64)
-    elif kinds == {int}:
+    missing = {type(None)} if missing_is_nan else set()
+    if kinds - missing and kinds - missing <= {float, int} and kinds != {int}:
+        return np.array([np.nan if v is None else v for v in values], np.float64)
+    if kinds == {int}:
         try:
             return np.array(values, np.int64)
         except OverflowError:

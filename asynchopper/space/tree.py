@@ -55,7 +55,7 @@ class Space:
             raise SpaceError("a search space needs at least one parameter")
         self.tree = tree
         self.leaves: list[Leaf] = []
-        self._children: dict[int, dict[int, list[int]]] = {}
+        self._branches: dict[int, _Branch] = {}
         self._root = self._compile(tree, "", None, set())
         n = len(self.leaves)
         self.n = n
@@ -89,7 +89,8 @@ class Space:
                 names = set(before)
                 options.append(self._compile(option, inside, (leaf.index, i), names))
                 used |= names
-            return _Branch(leaf, options)
+            branch = self._branches[leaf.index] = _Branch(leaf, options)
+            return branch
         if isinstance(node, Mapping) and has_parameter(node):
             for k in node:
                 if not isinstance(k, (str, int, float, bool)):
@@ -246,6 +247,10 @@ class Space:
         built = self._build(self._root, values)
         assert isinstance(built, dict)
         return built
+
+    def shown(self, leaf: Leaf, values: Values) -> Any:
+        """What an objective gets in the place of a leaf: for a choice between spaces, the space that was taken, built."""
+        return self._build(self._branches.get(leaf.index, leaf), values)
 
     def _build(self, node: Any, values: Values) -> Any:
         if isinstance(node, Leaf):
