@@ -76,6 +76,7 @@ def main() -> None:
                 console.print(Text.from_ansi(line))
     svg = console.export_svg(title="examples/digits.py", unique_id="run")
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # a picture loads nothing from elsewhere
+    svg = svg.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
     (HERE / "img" / "digits.svg").write_text(svg, "utf-8")
 
 
