@@ -336,6 +336,14 @@ def _wants_trial(objective: Objective, kwargs: Mapping[str, Any]) -> Literal["po
     return wants
 
 
+def takes_trial(objective: Objective) -> bool:
+    """Whether the objective has a parameter that is called `trial`."""
+    try:
+        return "trial" in inspect.signature(objective).parameters
+    except (TypeError, ValueError):
+        return False
+
+
 def _name(objective: Objective) -> str:
     return str(getattr(objective, "__qualname__", None) or type(objective).__qualname__)
 

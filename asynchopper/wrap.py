@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from asynchopper.errors import UsageError
-from asynchopper.objective import Objective, finish, kind_of, to_number
+from asynchopper.objective import Objective, current_trial, finish, kind_of, takes_trial, to_number
 
 _REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda x: float(np.mean(x)),
@@ -38,40 +37,53 @@ def wrap_n_times(
         raise UsageError(f"wrap_n_times(n={n!r}): must be a positive integer")
     if not 0 <= yield_after < n:
         raise UsageError(f"wrap_n_times(yield_after={yield_after!r}): must be from 0 to n - 1 = {n - 1}")
-    reduce = reduction if callable(reduction) else _REDUCTIONS.get(reduction)
-    if reduce is None:
+    if not callable(reduction) and reduction not in _REDUCTIONS:
         raise UsageError(
             f"wrap_n_times(reduction={reduction!r}): must be a function or one of {', '.join(_REDUCTIONS)}"
         )
+    if not callable(objective):
+        raise UsageError(f"wrap_n_times(): the objective must be callable, got {objective!r:.80}")
     kind = kind_of(objective)
     if kind in ("async generator", "generator"):
         raise UsageError("wrap_n_times() takes an objective that returns its value, not one that yields estimates")
+    return (_RepeatedAsync if kind == "coroutine" else _Repeated)(objective, n, yield_after, reduction, pass_index_arg)
 
-    if kind == "coroutine":
 
-        @functools.wraps(objective, updated=())
-        async def repeated_async(params: Any, **kwargs: Any) -> AsyncIterator[float]:
-            values: list[float] = []
-            for i in range(n):
-                result = objective(params, i, **kwargs) if pass_index_arg else objective(params, **kwargs)
-                values.append(to_number(await finish(result, None)))  # type: ignore[arg-type]  # it yields nothing to report
-                if i >= yield_after:
-                    yield reduce(values)
+class _Wrapped:
+    """Instances, and not closures, so that they can be sent to other processes."""
 
-        return _unwrapped(repeated_async)
+    def __init__(self, objective: Objective, n: int, yield_after: int, reduction: Any, pass_index_arg: bool) -> None:
+        self.objective, self.n, self.yield_after, self.reduction = objective, n, yield_after, reduction
+        self.pass_index_arg = pass_index_arg
+        self.wants_trial = not pass_index_arg and takes_trial(objective)
+        self.__name__ = self.__qualname__ = str(getattr(objective, "__qualname__", type(objective).__qualname__))
+        self.__doc__ = objective.__doc__
 
-    @functools.wraps(objective, updated=())
-    def repeated(params: Any, **kwargs: Any) -> Any:
+    def _call(self, params: Any, i: int, kwargs: dict[str, Any]) -> Any:
+        if self.pass_index_arg:
+            return self.objective(params, i, **kwargs)
+        if self.wants_trial:
+            return self.objective(params, trial=current_trial(), **kwargs)
+        return self.objective(params, **kwargs)
+
+    def _reduced(self, values: Sequence[float]) -> float:
+        reduce = self.reduction if callable(self.reduction) else _REDUCTIONS[self.reduction]
+        return reduce(values)
+
+
+class _RepeatedAsync(_Wrapped):
+    async def __call__(self, params: Any, **kwargs: Any) -> AsyncIterator[float]:
         values: list[float] = []
-        for i in range(n):
-            values.append(to_number(objective(params, i, **kwargs) if pass_index_arg else objective(params, **kwargs)))
-            if i >= yield_after:
-                yield reduce(values)
-
-    return _unwrapped(repeated)
+        for i in range(self.n):
+            values.append(to_number(await finish(self._call(params, i, kwargs), current_trial())))
+            if i >= self.yield_after:
+                yield self._reduced(values)
 
 
-def _unwrapped(fn: Any) -> Objective:
-    """Keeps the name, and shows its own signature."""
-    del fn.__wrapped__
-    return fn  # type: ignore[no-any-return]  # it is a function
+class _Repeated(_Wrapped):
+    def __call__(self, params: Any, **kwargs: Any) -> Iterator[float]:
+        values: list[float] = []
+        for i in range(self.n):
+            values.append(to_number(self._call(params, i, kwargs)))
+            if i >= self.yield_after:
+                yield self._reduced(values)
