@@ -7,6 +7,7 @@ two awaits of `_consume`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import math
@@ -93,23 +94,26 @@ class Engine:
     # -- from outside
 
     async def run(self) -> str:
-        """Why the run ended. Raises what the objective raised, or a `StorageError`; never leaves an evaluation behind."""
+        """Why the run ended. Raises what the objective raised, or a `StorageError`, once nothing runs any more."""
         main = self._event_loop.create_task(self._main(), name="asynchopper")
         try:
             await asyncio.shield(main)
         except asyncio.CancelledError:
-            if not main.cancelled():
-                self.cancel("stopped")
-                await uninterrupted(main)
+            self.cancel("stopped")
+            await uninterrupted(main)
             raise
         finally:
             for timer in self._timers:
                 timer.cancel()
+        if self.error is not None:  # raised here, since what ends a task like KeyboardInterrupt stops the loop at once
+            raise self.error
         assert self.reason is not None
         return self.reason
 
     def stop(self, reason: str) -> None:
         """Nothing more is proposed; what runs gets the grace. Said again for the same reason, it is cancelled now."""
+        if reason != "runtime":
+            self.watchers.give_up((self.grace_s if self.phase is Phase.RUNNING else 0.0) + _STUBBORN_S)
         if self.phase is Phase.RUNNING:
             self.phase, self.reason = Phase.DRAINING, reason
             for trial, _ in self._running.values():
@@ -120,11 +124,14 @@ class Engine:
             again, self.reason = reason == self.reason, reason
             if again:
                 self.cancel(reason)
+        else:
+            self._timers.append(self._event_loop.call_later(_STUBBORN_S, self._leave_behind))
 
     def cancel(self, reason: str) -> None:
         """Cancels what runs. It is recorded as interrupted."""
         if self.phase is Phase.CANCELLED:
             return
+        patience_s = _STUBBORN_S if self.phase is Phase.DRAINING else max(self.grace_s, _STUBBORN_S)
         self.phase, self.reason = Phase.CANCELLED, self.reason or reason
         for trial, task in self._running.values():
             trial._taken = True
@@ -132,7 +139,7 @@ class Engine:
             task.cancel()
             if not trial._begun:  # a task that is cancelled before its first step never says so itself
                 self._arrived.append((trial, Interrupted()))
-        self._timers.append(self._event_loop.call_later(_STUBBORN_S, self._leave_behind))
+        self._timers.append(self._event_loop.call_later(patience_s, self._leave_behind))
         self._wake()
 
     def _leave_behind(self) -> None:
@@ -150,19 +157,25 @@ class Engine:
         remaining = self.ledger.remaining()
         if math.isfinite(remaining):
             self._timers.append(self._event_loop.call_later(max(remaining, 0.0), self.stop, "runtime"))
+        cancelled: asyncio.CancelledError | None = None
         try:
-            await self._consume()
-        except BaseException:
+            while True:
+                try:
+                    await self._consume()
+                    break
+                except asyncio.CancelledError as e:  # a host that shuts down cancels every task there is, this one too
+                    cancelled = e
+                    self.cancel("stopped")
+        except BaseException as e:
             self.cancel("error")
+            self.error, self.reason = e, "error"
             while self._running:
-                await self._arrival()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._arrival()
                 while self._arrived:
                     self._running.pop(self._arrived.popleft()[0].id, None)
-            raise
-        finally:
-            await self.watchers.settle()
-        if self.error is not None:
-            raise self.error
+        if cancelled is not None:
+            raise cancelled
         self.reason = self.reason or self.ledger.dry or "stopped"
 
     async def _consume(self) -> None:
@@ -182,8 +195,7 @@ class Engine:
                 trial, outcome = arrived.popleft()
                 if self._running.pop(trial.id, None) is None:
                     continue
-                self._judge(trial, outcome)
-                ledger.tell(trial, outcome)
+                ledger.tell(trial, self._judged(trial, outcome))
                 if self.phase is Phase.RUNNING and free <= 0:
                     new = ledger.ask() if small else await self._ask_large()
                     if new is not None:
@@ -222,13 +234,17 @@ class Engine:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _judge(self, trial: RunningTrial, outcome: Outcome) -> None:
-        """Whether this outcome ends the run."""
+    def _judged(self, trial: RunningTrial, outcome: Outcome) -> Outcome:
+        """What to tell of a trial; ends the run when that is called for."""
         error: BaseException | None = None
         if isinstance(outcome, Failed):
             error = outcome.error
-            if (not self.raises and isinstance(error, Exception)) or isinstance(error, TrialTimeout):
-                return
+            if self.phase is Phase.CANCELLED and isinstance(error.__cause__, asyncio.CancelledError):
+                return Interrupted()  # the host cancelled every task there is
+            if isinstance(error, KeyboardInterrupt):
+                outcome = Interrupted()  # it meant the program, and fell on this candidate
+            elif (not self.raises and isinstance(error, Exception)) or isinstance(error, TrialTimeout):
+                return outcome
         elif isinstance(outcome, Completed) and math.isnan(outcome.value) and not self.ignore_nans and self.raises:
             error = ObjectiveError(
                 "the objective returned NaN; find out why, or run with ignore_nans=True to record such trials and go on"
@@ -238,12 +254,13 @@ class Engine:
             self.error = error
             self.cancel("error")
             self.reason = "error"
+        return outcome
 
     # -- one evaluation
 
     def _start(self, trial: RunningTrial, known: Outcome | None) -> None:
-        if known is None and self.phase is Phase.CANCELLED:
-            known = Interrupted()
+        if known is None and self.phase is not Phase.RUNNING:
+            known = Interrupted()  # stopped while it was being made durable
         if known is not None:
             trial._begun = True
             self._running[trial.id] = (trial, _NO_TASK)
@@ -251,8 +268,6 @@ class Engine:
         else:
             task = self._event_loop.create_task(self._evaluate(trial))
             self._running[trial.id] = (trial, task)
-            if self.phase is Phase.DRAINING:
-                trial.interrupted.set()
 
     async def _evaluate(self, trial: RunningTrial) -> None:
         evaluation = self.evaluation
@@ -276,20 +291,26 @@ class Engine:
         try:
             async with scope:
                 return Completed(await self.evaluation(trial))
-        except TimeoutError:
+        except BaseException as raised:
             if not scope.expired():
                 raise
             trial._taken = True  # a thread that goes on is not listened to
-            return Failed(TrialTimeout(f"the evaluation took longer than {timeout_s:g} s"))
+            late = TrialTimeout(f"the evaluation took longer than {timeout_s:g} s")
+            late.__cause__ = raised
+            return Failed(late)
 
     def _outcome_of(self, trial: RunningTrial, raised: BaseException) -> Outcome:
         error = unwrapped(raised)
         if isinstance(error, TrialPruned):
             return Pruned()
-        if isinstance(error, ThreadInterrupted) or (trial._taken and isinstance(error, asyncio.CancelledError)):
+        if isinstance(error, ThreadInterrupted):
+            return Interrupted()
+        if trial._taken and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            if not isinstance(error, asyncio.CancelledError):
+                _log.warning("trial %d was cancelled, and raised %r", trial.id, error)
             return Interrupted()
         if isinstance(error, asyncio.CancelledError):
-            cancelled = ObjectiveError("the evaluation was cancelled from inside the objective")
+            cancelled = ObjectiveError("the evaluation was cancelled, and not by the search")
             cancelled.__cause__ = error
             return Failed(cancelled)
         return Failed(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -72,7 +73,7 @@ class Search:
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._ledger: Ledger | None = None
         self._busy = False
-        self._interrupts = 0
+        self._stopped_early: str | None = None
         self._began_with = 0
         self._outcome: RunOutcome | None = None
         self._checkpoint_path: str | None = None
@@ -210,7 +211,7 @@ class Search:
         evaluation = Evaluation(objective, kwargs, executor_for(objective, executor))
         watchers = Watchers(callbacks)
         signals = Signals(self._on_signal)
-        ledger = await self._begin(opening)
+        ledger = await self._begin(opening, evaluation)
         try:
             if handle_signals:
                 signals.enter()
@@ -218,8 +219,6 @@ class Search:
         finally:
             for hand_over in signals.leave():
                 hand_over()
-        if self._interrupts > 1:
-            raise KeyboardInterrupt
         return self.best
 
     async def _evaluate(
@@ -231,6 +230,8 @@ class Search:
         try:
             watchers.follow(ledger.state.sign, ledger.state.best_value)
             engine = self._engine = Engine(ledger, evaluation, watchers, policy)
+            if self._stopped_early is not None:
+                engine.stop(self._stopped_early)
             if not quiet:
                 progress = Progress(ledger, engine)
                 progress.start()
@@ -240,14 +241,16 @@ class Search:
             reason = "stopped"
             raise
         finally:
-            self._engine = None
             try:
                 await self._finally(self._end(ledger, reason, evaluation.executor))
             finally:
                 if progress is not None:
-                    await progress.finish(reason)
+                    await self._finally(progress.finish(reason))
                 watchers.ended(self)
-                await watchers.settle()
+                try:
+                    await watchers.settle()
+                finally:
+                    self._engine = None
 
     async def iterate(
         self,
@@ -316,15 +319,17 @@ class Search:
     def stop(self) -> None:
         """Ends the run as SIGINT would: nothing more is proposed, and what runs gets the grace. From any thread."""
         loop = self._event_loop
-        if self._engine is not None and loop is not None:
-            loop.call_soon_threadsafe(self._stop, "stopped")
+        if self._busy and loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self._stop, "stopped")
 
     def _stop(self, reason: str) -> None:
         if self._engine is not None:
             self._engine.stop(reason)
+        elif self._busy:
+            self._stopped_early = reason
 
     def _on_signal(self, number: int) -> None:
-        self._interrupts += number == signal.SIGINT
         self._stop("sigint" if number == signal.SIGINT else "sigterm")
 
     # -- saving and loading
@@ -387,26 +392,30 @@ class Search:
 
     # -- opening and closing a run
 
-    async def _begin(self, opening: Opening) -> Ledger:
+    async def _begin(self, opening: Opening, evaluation: Evaluation | None = None) -> Ledger:
         """Opens the log, folds it, and says in it that a run begins."""
         if self._busy:
             raise UsageError("this search is running already; make another Search to run beside it")
-        self._busy = True
+        self._busy, self._stopped_early = True, None
+        self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
+        executor = evaluation.executor if evaluation is not None else None
         try:
+            if executor is not None and evaluation is not None:
+                await executor.open(evaluation)
             if storage is not None:
                 await storage.open(resume=opening.resume, overwrite=opening.overwrite)
             journal = await opened(opening, self._journal.state)
             ledger = await begun(journal, opening, self._seed, self._guesses)
         except BaseException:
             self._busy = False
+            if executor is not None:
+                await self._finally(executor.close())
             if storage is not None:
                 await self._finally(storage.close())
             raise
         self._journal, self._ledger = journal, ledger
         self._checkpoint_path = None if storage is None else storage.location
-        self._event_loop = asyncio.get_running_loop()
-        self._interrupts = 0
         self._began_with = journal.head.rows
         return ledger
 
@@ -424,6 +433,8 @@ class Search:
             if journal.storage is not None:
                 await journal.storage.close()
             self._outcome = RunOutcome(reason, journal.head.rows - self._began_with, ledger.elapsed() - ledger.before)
+            for _ in range(0 if journal.broken else ledger.proposer.guesses_used):
+                self._guesses.popleft()
             self._journal, self._ledger = Journal(journal.state, None), None
             self._busy = False
 

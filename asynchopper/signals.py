@@ -1,13 +1,15 @@
 """SIGTERM and SIGINT: told to every search that runs, then handed to whoever had them before.
 
-One handler a signal serves all searches of the process. It is installed with the first, put back with the last, and what
-was there before is called when the last search has flushed.
+One station a signal serves all searches of the process. Its handler is installed with the first, put back with the last,
+and what was there before is called when the last search has flushed. A handler that a host gave to its event loop
+(`loop.add_signal_handler`) is called by the loop itself, at once, whatever we do; so it is left to do so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import os
 import signal
 import threading
@@ -20,56 +22,77 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Station:
-    """One signal: who listens, who had it before, whether it came."""
+    """One signal: who listens, who had it before, how often it came."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
         self.listeners: list[tuple[asyncio.AbstractEventLoop, Listener]] = []
         self.before: Any = None
-        self.received = False
+        self.received = 0
+
+    def __repr__(self) -> str:
+        return f"_Station({self.number.name}, {len(self.listeners)} listening, received {self.received})"
 
     def handle(self, number: int, frame: Any) -> None:
         """What the interpreter calls, between any two instructions of the main thread."""
-        self.received = True
-        if not self.listeners:  # somebody installed a handler over ours, chained to it, and outlived us
-            if callable(self.before):
-                self.before(number, frame)
-            return
+        heard = False
         for loop, listener in self.listeners:
-            loop.call_soon_threadsafe(listener, number)
+            if loop.is_running():  # a loop that was abandoned with its search in it hears nothing
+                loop.call_soon_threadsafe(listener, number)
+                heard = True
+        if heard:
+            self.received += 1
+        else:  # or somebody installed a handler over ours, chained to it, and outlived us
+            self._as_before(frame)
 
     def enter(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
-        if not self.listeners:
+        self.listeners = [entry for entry in self.listeners if entry[0].is_running()]
+        if self.listeners:
+            if self.received and self.number == signal.SIGTERM:
+                loop.call_soon(listener, self.number)  # the machine is going for the newcomer, too
+        else:
             current = signal.getsignal(self.number)
-            if current is None or (self.number == signal.SIGINT and current is signal.SIG_IGN):
+            if current is None or current is signal.SIG_IGN:
                 return  # not Python's to change, or ignored on purpose (nohup, a shell's background job)
             if current != self.handle:
                 self.before = current
                 signal.signal(self.number, self.handle)
-            self.received = False
+            self.received = 0
         self.listeners.append((loop, listener))
 
     def leave(self, listener: Listener) -> bool:
         """Whether the last one left with the signal received: it is now the turn of whoever had it before."""
-        kept = [entry for entry in self.listeners if entry[1] != listener]
-        if len(kept) == len(self.listeners):
+        if all(entry[1] != listener for entry in self.listeners):
             return False
-        self.listeners = kept
-        if kept:
+        self.listeners = [(there, one) for there, one in self.listeners if one != listener and there.is_running()]
+        if self.listeners:
             return False
         if signal.getsignal(self.number) == self.handle:
             signal.signal(self.number, self.before)
-        return self.received
+            if getattr(self.before, "__module__", None) == "asyncio.unix_events":
+                signal.siginterrupt(self.number, False)  # as the loop had it
+        return self.received > 0
 
     def hand_over(self) -> None:
-        """Does what the signal would have done without us."""
-        self.received = False
-        if self.number == signal.SIGINT and _stops_only_us(self.before):
-            return  # the person wanted the search to stop, and it has
-        if self.before is signal.SIG_DFL:
+        """Does what the signal would have done without us, as often as it came.
+
+        Save for one SIGINT to a process that has no handler of its own: the person wanted the search to stop, and it has.
+        """
+        times, self.received = self.received, 0
+        if self.number == signal.SIGINT and _is_plain(self.before):
+            if times > 1:
+                raise KeyboardInterrupt
+            return
+        for _ in range(times):
+            self._as_before(inspect.currentframe())
+
+    def _as_before(self, frame: Any) -> None:
+        if callable(self.before):
+            self.before(self.number, frame)
+        elif self.before is signal.SIG_DFL:
+            signal.signal(self.number, signal.SIG_DFL)
             os.kill(os.getpid(), self.number)
-        elif callable(self.before):
-            self.before(self.number, None)
+            os._exit(128 + self.number)  # the kernel spares the first process of a container
 
 
 _stations = {number: _Station(number) for number in SIGNALS}
@@ -97,9 +120,9 @@ class Signals:
         return [s.hand_over for s in _stations.values() if s.leave(self._listener)]
 
 
-def _stops_only_us(before: Any) -> bool:
-    """Whether the handler is Python's or asyncio's own: then the first SIGINT is for the search alone."""
-    if before in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
+def _is_plain(before: Any) -> bool:
+    """Whether a SIGINT handler is Python's or asyncio's own."""
+    if before in (signal.SIG_DFL, signal.default_int_handler):
         return True
     fn = before.func if isinstance(before, functools.partial) else before
     return isinstance(getattr(fn, "__self__", None), asyncio.Runner)

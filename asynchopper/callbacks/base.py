@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("asynchopper")
 
+_LAST_S = 0.1  # what an async callback gets at least, when the process is being ended
+
 
 class Callback:
     """Override what you want to hear; each method may be `async`. A result that is told is durable."""
@@ -48,6 +50,8 @@ class Watchers:
         self._best: float | None = None
         self._waiting: deque[Awaitable[Any]] = deque()
         self._pump: asyncio.Task[None] | None = None
+        self._hurried: asyncio.Future[None] | None = None
+        self._deadline: float | None = None
 
     @property
     def wanted(self) -> bool:
@@ -76,9 +80,29 @@ class Watchers:
             self._call(c.on_end, search)
 
     async def settle(self) -> None:
-        """Returns when every async callback has been awaited."""
-        while self._pump is not None:
-            await asyncio.shield(self._pump)
+        """Returns when every async callback has been awaited, or given up. Cancelled, it gives them up."""
+        loop = asyncio.get_running_loop()
+        try:
+            while (pump := self._pump) is not None and not pump.done():
+                self._hurried = loop.create_future()
+                left_s = None if self._deadline is None else max(self._deadline - loop.time(), _LAST_S)
+                if not (await asyncio.wait([pump, self._hurried], timeout=left_s, return_when="FIRST_COMPLETED"))[0]:
+                    _log.warning(
+                        "a callback takes too long; it is cancelled, %d more are not awaited", len(self._waiting)
+                    )
+                    pump.cancel()
+                    await asyncio.wait([pump], timeout=_LAST_S)
+                    return
+        except asyncio.CancelledError:
+            if self._pump is not None:
+                self._pump.cancel()
+            raise
+
+    def give_up(self, after_s: float) -> None:
+        """Has `settle` wait so many seconds more, and no longer."""
+        self._deadline = asyncio.get_running_loop().time() + after_s
+        if self._hurried is not None and not self._hurried.done():
+            self._hurried.set_result(None)
 
     def _call(self, method: Callable[[Any], Any], arg: Any) -> None:
         try:
@@ -88,16 +112,26 @@ class Watchers:
             return
         if inspect.isawaitable(result):
             self._waiting.append(result)
-            if self._pump is None:
+            if self._pump is None or self._pump.done():
                 self._pump = asyncio.get_running_loop().create_task(self._drain(), name="asynchopper-callbacks")
 
     async def _drain(self) -> None:
-        while self._waiting:
-            try:
-                await self._waiting.popleft()
-            except Exception:
-                _log.exception("a callback raised; the search goes on")
-        self._pump = None
+        task = asyncio.current_task()
+        try:
+            while self._waiting:
+                try:
+                    await self._waiting.popleft()
+                except asyncio.CancelledError:
+                    if task is None or task.cancelling():
+                        raise
+                    _log.exception("a callback was cancelled from inside; the search goes on")
+                except Exception:
+                    _log.exception("a callback raised; the search goes on")
+        finally:
+            for awaitable in self._waiting:
+                if inspect.iscoroutine(awaitable):
+                    awaitable.close()
+            self._waiting.clear()
 
 
 class _OnTrial(Callback):

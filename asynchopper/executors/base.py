@@ -14,6 +14,9 @@ class Executor(Protocol):
     def check(self, evaluation: Evaluation) -> None:
         """Raises `UsageError` when the objective cannot run here."""
 
+    async def open(self, evaluation: Evaluation) -> None:
+        """Gets ready, before anything is written. Raises `UsageError` when the objective cannot run here."""
+
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
         """What the objective returns. When cancelled, the evaluation is abandoned or killed, never waited for."""
 

@@ -1,25 +1,35 @@
 """Evaluations in processes of their own, which are killed when an evaluation is taken away.
 
-A thread drives each process and speaks with it over a pipe: the child asks (`report`, `save`), the parent answers.
+A thread drives each process and speaks with it over a pipe: the child says (`prune`, `save`, `cost`), the parent answers. A
+worker leads a process group, so what an objective starts ends with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing.connection import Connection
+import time
+from multiprocessing import connection
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.executors.thread import ThreadExecutor
-from asynchopper.objective import Evaluation, Event, Host, RunningTrial, _current, exhaust, finish
+from asynchopper.executors.worker import serve
+from asynchopper.objective import Evaluation, Event, RunningTrial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from multiprocessing.context import SpawnContext, SpawnProcess
+
+_REAP_S = (
+    0.4  # what the system gets to take killed processes down; who takes longer is reaped by multiprocessing, later
+)
 
 
 class ProcessExecutor:
@@ -33,8 +43,11 @@ class ProcessExecutor:
 
     def check(self, evaluation: Evaluation) -> None:
         """Raises `UsageError` when the objective cannot be sent to another process."""
-        from multiprocessing.reduction import ForkingPickler
-
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise UsageError(
+                "a worker process imported this script, and the script began a search of its own; "
+                "start the search under `if __name__ == '__main__':`"
+            )
         try:
             ForkingPickler.dumps((evaluation.objective, evaluation.kwargs))
         except Exception as e:
@@ -43,201 +56,193 @@ class ProcessExecutor:
                 f"module, and kwargs that can be sent ({e})"
             ) from e
 
-    async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
-        worker = self._idle.pop() if self._idle else _Worker(self._context, evaluation)
-        self._all.add(worker)
-        trial._interrupted = Event(worker.interrupted)
-        try:
-            result = await self._threads.call(worker.evaluate, trial)
-        except asyncio.CancelledError:
-            worker.kill()
-            self._all.discard(worker)
-            raise
-        except BaseException:
-            self._release(worker)
-            raise
-        self._release(worker)
-        return result
+    async def open(self, evaluation: Evaluation) -> None:
+        """Starts the first worker. Raises `UsageError` when it cannot find the objective."""
+        atexit.register(self._kill_all)  # before multiprocessing waits for its children
+        worker = self._worker(evaluation)
+        await self._threads.call(worker.start)
+        self._idle.append(worker)
 
-    def _release(self, worker: _Worker) -> None:
-        if worker.process is not None and worker.process.is_alive():
-            self._idle.append(worker)
-        else:
-            worker.kill()
-            self._all.discard(worker)
+    async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
+        worker = self._worker(evaluation)
+        trial._interrupted = _Passed(worker, trial)
+        try:
+            return await self._threads.call(lambda: worker.evaluate(trial), trial)
+        except asyncio.CancelledError:
+            _take_down([worker])
+            raise
+        finally:
+            if worker.alive():
+                self._idle.append(worker)
+            else:
+                self._all.discard(worker)
 
     async def close(self) -> None:
-        for worker in self._all:
-            worker.kill()
+        self._kill_all()
+        atexit.unregister(self._kill_all)
+        await self._threads.close()
+
+    def _kill_all(self) -> None:
+        _take_down(self._all)
         self._all.clear()
         self._idle.clear()
-        await self._threads.close()
+
+    def _worker(self, evaluation: Evaluation) -> _Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive():
+                return worker
+            self._all.discard(worker)
+        worker = _Worker(self._context, evaluation)
+        self._all.add(worker)
+        return worker
+
+
+def _take_down(workers: Iterable[_Worker]) -> None:
+    """Ends processes and all that they started, now, and reaps them."""
+    killed = [process for worker in workers if (process := worker.kill()) is not None]
+    deadline = time.monotonic() + _REAP_S
+    for process in killed:
+        process.join(max(deadline - time.monotonic(), 0.0))
+
+
+class _Passed(Event):
+    """The interruption of a trial, passed on to the process that evaluates it."""
+
+    def __init__(self, worker: _Worker, trial: RunningTrial) -> None:
+        super().__init__()
+        self._worker, self._id = worker, trial.id
+        if trial._interrupted is not None and trial._interrupted.is_set():
+            super().set()  # goes with the trial
+
+    def set(self) -> None:
+        if not self.is_set():
+            super().set()
+            self._worker.interrupt(self._id)
 
 
 class _Worker:
-    """One process. Started by the thread that first uses it, since starting takes a while."""
+    """One process. Started, and then driven, by one thread at a time."""
 
     def __init__(self, context: SpawnContext, evaluation: Evaluation) -> None:
         self.context, self.evaluation = context, evaluation
-        self.interrupted = context.Event()
         self.process: SpawnProcess | None = None
-        self.pipe: Connection[Any, Any] | None = None
+        self._ready = False
         self._killed = False
         self._starting = threading.Lock()
 
-    def evaluate(self, trial: RunningTrial) -> Any:
-        """Drives one evaluation to its end, in a thread."""
+    def __repr__(self) -> str:
+        state = "killed" if self._killed else "ready" if self._ready else "new"
+        return f"_Worker(pid {self.process.pid if self.process else None}, {state})"
+
+    # -- in the driving thread
+
+    def start(self) -> None:
+        """Starts the process and hands it the objective. Raises `UsageError` when it cannot take it."""
         with self._starting:
             if self._killed:
                 raise asyncio.CancelledError
-            if self.process is None:
-                self._start()
-        pipe = self.pipe
-        assert pipe is not None
-        self.interrupted.clear()
+            context = self.context
+            self._pipe, pipe = context.Pipe()
+            control, self._control = context.Pipe(duplex=False)
+            life, self._life = context.Pipe(duplex=False)  # nothing is written; it closes when this process is gone
+            process = context.Process(target=serve, args=(pipe, control, life), name="asynchopper-worker")
+            process.start()
+            self.process = process
+            for theirs in (pipe, control, life):
+                theirs.close()
+        assert process.pid is not None
+        self._death: int = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else os.dup(process.sentinel)
         try:
-            pipe.send((trial.id, trial.attempt, trial.params, trial.restored))
-            while True:
-                word, value = pipe.recv()
-                if word == "done":
-                    return value
-                if word == "error":
-                    raise value
-                pipe.send(self._answer(trial, word, value))
+            self._pipe.send((self.evaluation.objective, self.evaluation.kwargs))
+            word, value = self._hear()
         except (EOFError, OSError) as e:
-            if self._killed:
-                raise asyncio.CancelledError from None
-            assert self.process is not None
-            self.process.join(1)
-            raise ObjectiveError(
-                f"the worker process of trial {trial.id} ended by itself (exit code {self.process.exitcode}); a script "
-                "that uses executor='process' must start its search under `if __name__ == '__main__':`"
+            raise self._ended(
+                "before it was ready; what it printed says why. A script that uses executor='process' must start its "
+                "search under `if __name__ == '__main__':`, since workers import the script"
             ) from e
+        if word != "ready":
+            raise UsageError(f"a worker process cannot take the objective: {value}")
+        self._ready = True
 
-    def _answer(self, trial: RunningTrial, word: str, value: Any) -> Any:
+    def evaluate(self, trial: RunningTrial) -> Any:
+        """Drives one evaluation to its end."""
+        if not self._ready:
+            self.start()
+        try:
+            self._pipe.send((trial.id, trial.attempt, trial.params, trial.restored, trial.interrupted.is_set()))
+            while True:
+                word, value = self._hear()
+                if word in ("done", "error"):
+                    break
+                self._pipe.send(self._answer(trial, word, value))
+        except (EOFError, OSError) as e:
+            raise self._ended(f"while it evaluated trial {trial.id}") from e
+        if word == "error":
+            raise value
+        return value
+
+    def _hear(self) -> tuple[str, Any]:
+        """The next message. Raises `EOFError` when the process has ended, whoever else holds its end of the pipe."""
+        ready: list[Any] = connection.wait([self._pipe, self._death])
+        if self._pipe not in ready:
+            raise EOFError
+        message: tuple[str, Any] = self._pipe.recv()
+        return message
+
+    @staticmethod
+    def _answer(trial: RunningTrial, word: str, value: Any) -> tuple[str, Any]:
         try:
             if word == "prune":
                 return "ok", trial.should_prune(value)
             if word == "save":
                 trial.save(value)
-                return "ok", None
-            trial.add_cost(value)
-            return "ok", None
+            else:
+                trial.add_cost(value)
         except Exception as e:
             return "error", e
+        return "ok", None
 
-    def _start(self) -> None:
-        self.pipe, theirs = self.context.Pipe()
-        e = self.evaluation
-        self.process = self.context.Process(
-            target=_serve,
-            args=(theirs, self.interrupted, e.objective, e.kwargs),
-            name="asynchopper-worker",
-            daemon=True,
-        )
-        self.process.start()
-        theirs.close()
+    def _ended(self, when: str) -> BaseException:
+        """What to raise when the process has ended, which it is made sure of."""
+        process = self.process
+        assert process is not None and process.pid is not None
+        self._end(process.pid)
+        process.join()
+        for pipe in (self._pipe, self._control, self._life):
+            pipe.close()
+        os.close(self._death)
+        if self._killed:
+            return asyncio.CancelledError()
+        code = process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself (exit code {code})"
+        return (ObjectiveError if self._ready else UsageError)(f"the worker process {how} {when}")
 
-    def kill(self) -> None:
-        """Ends the process now, and reaps it."""
+    # -- in the event loop
+
+    def alive(self) -> bool:
+        """Whether it can take the next trial."""
+        return self._ready and not self._killed and self.process is not None and self.process.is_alive()
+
+    def interrupt(self, id: int) -> None:
+        """Sets `trial.interrupted` over there."""
+        if self._ready and not self._killed:
+            with contextlib.suppress(OSError):  # it has just ended
+                self._control.send(id)
+
+    def kill(self) -> SpawnProcess | None:
+        """Gives the process to be reaped, if there is one. Its driving thread notices by itself."""
         self._killed = True
         with self._starting:
-            if self.process is not None:
-                self.process.kill()
-                self.process.join(5)
-            if self.pipe is not None:
-                self.pipe.close()
+            process = self.process
+        if process is None or process.pid is None or not process.is_alive():
+            return None
+        self._end(process.pid)
+        return process
 
-
-class _RemoteHost(Host):
-    """The child's side of the words that a trial says to its search."""
-
-    def __init__(self, pipe: Connection[Any, Any]) -> None:
-        self.pipe = pipe
-
-    def ask(self, word: str, value: Any) -> Any:
-        self.pipe.send((word, value))
-        kind, answer = self.pipe.recv()
-        if kind == "error":
-            raise answer
-        return answer
-
-    def prunes(self, trial: RunningTrial, value: float) -> bool:
-        trial.estimates.append(value)
-        return bool(self.ask("prune", value))
-
-    async def save(self, trial: RunningTrial, state: Any) -> None:
-        self.ask("save", state)
-
-
-class _RemoteTrial(RunningTrial):
-    """A trial in the child process."""
-
-    __slots__ = ()
-
-    def save(self, state: Any) -> Any:
-        host = self._host
-        assert isinstance(host, _RemoteHost)
-        host.ask("save", state)
-        return _Nothing()
-
-    def add_cost(self, x: float) -> None:
-        host = self._host
-        assert isinstance(host, _RemoteHost)
-        host.ask("cost", float(x))
-
-
-class _Nothing:
-    def __await__(self) -> Iterator[None]:
-        return iter(())
-
-
-def _serve(pipe: Connection[Any, Any], interrupted: Any, objective: Any, kwargs: dict[str, Any]) -> None:
-    """The child: evaluates what it is sent until the pipe closes or the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when we end
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    evaluation = Evaluation(objective, kwargs, None)
-    while True:
-        try:
-            id, attempt, params, restored = pipe.recv()
-        except (EOFError, OSError):
-            return
-        trial = _RemoteTrial(id, attempt, params, restored, _RemoteHost(pipe))
-        trial._interrupted = Event(interrupted)
-        answer: tuple[str, Any]
-        try:
-            answer = "done", _value(evaluation, trial)
-        except BaseException as e:
-            answer = "error", e
-        try:
-            pipe.send(answer)
-        except (BrokenPipeError, ConnectionResetError):
-            return
-        except Exception:  # what cannot be sent is said instead
-            what = "returned" if answer[0] == "done" else "raised"
-            pipe.send(
-                ("error", ObjectiveError(f"the objective {what} {answer[1]!r:.500}, which cannot leave its process"))
-            )
-
-
-def _value(evaluation: Evaluation, trial: RunningTrial) -> Any:
-    _current.set(trial)
-    result = evaluation.call(trial)
-    if hasattr(result, "__next__"):
-        return exhaust(result, trial)
-    if hasattr(result, "__await__") or hasattr(result, "__anext__"):
-        return asyncio.run(_finished(result, trial))
-    return result
-
-
-async def _finished(result: Any, trial: RunningTrial) -> Any:
-    _current.set(trial)
-    return await finish(result, trial)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    @staticmethod
+    def _end(pid: int) -> None:
+        """Kills a process that was not reaped yet, and its group."""
+        for send in (os.killpg, os.kill):  # it leads no group until it is up
+            with contextlib.suppress(ProcessLookupError):
+                send(pid, signal.SIGKILL)

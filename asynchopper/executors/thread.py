@@ -27,24 +27,28 @@ class ThreadExecutor:
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
         from asynchopper.objective import finish
 
-        result = await self.call(evaluation.in_thread, trial)
+        result = await self.call(lambda: evaluation.in_thread(trial), trial)
         return await finish(result, trial)  # a lambda around a coroutine function gives one to await
 
-    async def call(self, fn: Callable[[RunningTrial], Any], trial: RunningTrial) -> Any:
-        """`fn(trial)` in a worker thread. When cancelled, the thread is left to itself and its result is dropped."""
+    async def call(self, fn: Callable[[], Any], trial: RunningTrial | None = None) -> Any:
+        """`fn()` in a worker thread. When cancelled, the thread is left to itself and its result is dropped."""
         loop = asyncio.get_running_loop()
         worker = self._idle.pop() if self._idle else _Worker(self)
-        trial._loop, trial._thread = loop, worker.thread.ident
+        if trial is not None:
+            trial._loop, trial._thread = loop, worker.thread.ident
         context = contextvars.copy_context()
         answer: asyncio.Future[Any] = loop.create_future()
-        worker.jobs.put((lambda: context.run(fn, trial), answer, loop))
-        try:
-            return await answer
-        finally:
-            trial._thread = None if answer.done() and not answer.cancelled() else trial._thread
+        worker.jobs.put((lambda: context.run(fn), answer, loop))
+        result = await answer  # when this is cancelled, the trial still knows its thread, which may speak again
+        if trial is not None:
+            trial._thread = None
+        return result
 
     def check(self, evaluation: Evaluation) -> None:
         """Anything that can be called can be called in a thread."""
+
+    async def open(self, evaluation: Evaluation) -> None:
+        """Threads start when they are needed."""
 
     async def close(self) -> None:
         self._closed = True
