@@ -1,0 +1,252 @@
+"""A search in a process of its own, that says on a named pipe what happens to it. One JSON argument says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import asynchopper as ah
+
+WORDS: dict[str, Any] = json.loads(sys.argv[1])
+QUICK = WORDS.get("quick", 10**9)  # trials below this number end at once, on their first attempt
+DRAINS = set(WORDS.get("drains", ()))  # of the others, these end when they hear that they are being interrupted
+LONG_S = 600.0
+
+_wire = os.open(WORDS["wire"], os.O_WRONLY)
+
+
+def say(*words: Any) -> None:
+    os.write(_wire, json.dumps(words).encode() + b"\n")
+
+
+def value_of(params: dict[str, Any]) -> float:
+    return -((params["x"] - 0.3) ** 2) - 0.01 * params["n"] + (0.5 if params["kind"] == "b" else 0.0)
+
+
+def ends_at_once(trial: ah.RunningTrial) -> bool:
+    return trial.id < QUICK
+
+
+async def coroutine(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    say("start", trial.id, trial.attempt, params)
+    try:
+        if trial.id in DRAINS:
+            await trial.interrupted.wait()
+        elif not ends_at_once(trial):
+            await asyncio.sleep(LONG_S)
+    except asyncio.CancelledError:
+        say("cancelled", trial.id)
+        raise
+    say("value", trial.id, time.monotonic())
+    return value_of(params)
+
+
+async def stubborn(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    """Never ends, and does not want to hear of it."""
+    say("start", trial.id, trial.attempt, params)
+    while not ends_at_once(trial):
+        try:
+            await asyncio.sleep(LONG_S)
+        except asyncio.CancelledError:
+            say("cancelled", trial.id)
+    return value_of(params)
+
+
+def blocking(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    say("start", trial.id, trial.attempt, params, os.getpid())
+    if trial.id in DRAINS:
+        while not trial.interrupted.is_set():
+            time.sleep(0.005)
+    elif not ends_at_once(trial):
+        threading.Event().wait(LONG_S)
+    say("value", trial.id, time.monotonic())
+    return value_of(params)
+
+
+def spawning(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    """Runs a program of its own, as a training script would."""
+    import subprocess
+
+    program = subprocess.Popen(["sleep", str(LONG_S)])
+    say("start", trial.id, trial.attempt, params, program.pid)
+    program.wait()
+    return value_of(params)
+
+
+OBJECTIVES = {
+    "coroutine": coroutine,
+    "stubborn": stubborn,
+    "blocking": blocking,
+    "process": blocking,
+    "spawning": spawning,
+}
+
+
+def space() -> ah.Search:
+    return ah.Search(
+        {"x": ah.float(0, 1), "n": ah.int(1, 1000, log=True), "kind": ah.choice("a", "b", "c")},
+        seed=WORDS.get("seed", 5),
+    )
+
+
+async def tune(search: ah.Search, **words: Any) -> None:
+    name = WORDS.get("objective", "coroutine")
+    best = await search.run(
+        OBJECTIVES[name],
+        steps=WORDS.get("steps", 100),
+        concurrency=WORDS.get("concurrency", 1),
+        checkpoint_path=WORDS["path"],
+        executor="process" if name in ("process", "spawning") else None,
+        grace=WORDS.get("grace", 20.0),
+        handle_signals=WORDS.get("handle_signals", True),
+        timeout=WORDS.get("timeout"),
+        callbacks=lambda trial: say("durable", trial.id, trial.attempt, trial.value),
+        quiet=True,
+        **words,
+    )
+    assert search.outcome is not None
+    say("returned", search.outcome.reason, best is not None)
+
+
+# -- who else is in the process
+
+
+async def alone() -> None:
+    await tune(space())
+    say("after")
+
+
+async def cancelled_by_host() -> None:
+    """The host has a handler in its loop that cancels the task, as a web server's might."""
+    task = asyncio.ensure_future(tune(space()))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        say("cancelled run")
+
+
+async def with_loop_handler() -> None:
+    loop, again = asyncio.get_running_loop(), asyncio.Event()
+
+    def host() -> None:
+        say("host")
+        again.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, host)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    await tune(space())
+    say("same", before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)])
+    again.clear()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(again.wait(), 10)
+    say("after")
+
+
+async def with_signal_handler() -> None:
+    def host(number: int, frame: Any) -> None:
+        say("host", number, frame is not None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, host)
+    await tune(space())
+    say("same", all(signal.getsignal(number) is host for number in (signal.SIGTERM, signal.SIGINT)))
+    os.kill(os.getpid(), signal.SIGTERM)
+    say("after")
+
+
+async def with_exit_handler() -> None:
+    """As many a service has it: SIGTERM raises SystemExit."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    await tune(space())
+
+
+async def two_searches() -> None:
+    async def one(search: ah.Search, path: str, kind: str) -> None:
+        await search.run(
+            OBJECTIVES["coroutine"], steps=100, checkpoint_path=path, quiet=True, grace=WORDS.get("grace", 20.0)
+        )
+        assert search.outcome is not None
+        say("returned", search.outcome.reason, kind)
+
+    await asyncio.gather(one(space(), WORDS["path"], "first"), one(space(), WORDS["path"] + "2", "second"))
+    say("after")
+
+
+async def left_in_background() -> None:
+    """The main coroutine ends with the search under way: asyncio.run cancels every task there is."""
+    task = asyncio.ensure_future(tune(space()))
+    while not (WORDS["until"] <= len(_durable)):
+        await asyncio.sleep(0)
+    say("leaving", task.done())
+
+
+_durable: list[int] = []
+
+
+def off_the_main_thread() -> None:
+    search = space()
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def host(number: int, frame: Any) -> None:
+        say("host", number)
+        search.stop()
+
+    signal.signal(signal.SIGTERM, host)
+    thread = threading.Thread(target=lambda: asyncio.run(tune(search)))
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)  # the interpreter runs signal handlers in the main thread only, between two instructions
+    say("same", signal.getsignal(signal.SIGTERM) is host and signal.getsignal(signal.SIGINT) == before[1])
+
+
+async def chaos() -> None:
+    """Evaluations of random length, until somebody kills us."""
+
+    async def evaluate(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        say("start", trial.id, trial.attempt, params)
+        await asyncio.sleep(WORDS["mean_s"] * (0.5 + params["x"]))
+        return value_of(params)
+
+    OBJECTIVES["coroutine"] = evaluate
+    await tune(space())
+
+
+HOSTS = {
+    "alone": alone,
+    "cancels": cancelled_by_host,
+    "loop": with_loop_handler,
+    "signal": with_signal_handler,
+    "exit": with_exit_handler,
+    "two": two_searches,
+    "background": left_in_background,
+    "chaos": chaos,
+}
+
+
+def main() -> None:
+    host = WORDS.get("host", "alone")
+    if host == "thread":
+        off_the_main_thread()
+    elif WORDS.get("loop") == "uvloop":
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(HOSTS[host]())
+    elif WORDS.get("loop") == "bare":  # no asyncio.Runner, and so no SIGINT handler but Python's
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(HOSTS[host]())
+        loop.close()
+    else:
+        asyncio.run(HOSTS[host]())
+
+
+if __name__ == "__main__":
+    main()
