@@ -1,14 +1,16 @@
 """Facts to bytes and back: one JSON object a record, with its sequence number and a checksum.
 
-A framed line is the record's JSON with `"seq"` and `"crc"` added as the last two members; `crc` is the CRC-32 (zlib's) of
-the line's bytes up to the comma before it. Readers skip kinds that they do not know, and refuse a newer major version.
+A framed line is the record's JSON with `"seq"`, sometimes `"left"`, and `"crc"` added as its last members. `left` says how
+many records of the same batch follow, where any do; `crc` is the CRC-32 (zlib's) of the line's bytes up to the comma before
+it. Readers skip kinds that they do not know, and refuse a newer major version.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -22,11 +24,15 @@ from asynchopper.values import Json, from_json, spell, to_json, unspell
 FORMAT = (1, 0)
 """Major and minor version. A newer minor adds kinds and members that older readers may skip."""
 
-_CRC = b',"crc":'
+_ADDED = frozenset({"seq", "left", "crc", "durable", "holder"})
+_COUNT_LIMIT = 2**31  # of trials, attempts and steps; what a hostile file says beyond it fits no column
+_VALUES_LIMIT = 2**22  # in one record: what a parser makes of a hostile line stays below some 400 MB
+_TAIL = re.compile(rb',"seq":(0|[1-9][0-9]{0,15})(?:,"left":([1-9][0-9]{0,8}))?,"crc":(0|[1-9][0-9]{0,9})\}$')
+_TAIL_SIZE = 64  # bytes; the longest tail has 62
 
 
 def encode(fact: Fact, space: Space) -> bytes:
-    """A fact as a JSON object. Raises `TypeError` when a value has no JSON form."""
+    """A fact as a JSON object. Raises `TypeError` when a value has no JSON form, `ValueError` for more than 4 million."""
     match fact:
         case Asked(id, attempt, values, origin, note, foreign, _):
             params = space.encode(values)
@@ -67,7 +73,15 @@ def encode(fact: Fact, space: Space) -> bytes:
             body = {"kind": "pruner", "name": name, "state": to_json(data)}
         case Ended(reason, elapsed):
             body = {"kind": "ended", "reason": reason, "elapsed": round(elapsed, 6)}
-    return orjson.dumps(body)
+    data = orjson.dumps(body)
+    if len(data) > _VALUES_LIMIT and _values(data) > _VALUES_LIMIT:
+        raise ValueError(f"a {body['kind']} record with more than {_VALUES_LIMIT} values")
+    return data
+
+
+def _values(data: bytes) -> int:
+    """At least as many as there are values in this JSON text, without parsing it."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 def decode(data: bytes, space: Space) -> Fact | None:
@@ -75,6 +89,8 @@ def decode(data: bytes, space: Space) -> Fact | None:
 
     Raises `ValueError` for what no version writes, `CheckpointVersionError` for a newer major version.
     """
+    if len(data) > _VALUES_LIMIT and _values(data) > _VALUES_LIMIT:
+        raise ValueError(f"a record with more than {_VALUES_LIMIT} values")
     body = orjson.loads(data)
     if not isinstance(body, dict):
         raise ValueError("a record is a JSON object")
@@ -87,7 +103,7 @@ def decode(data: bytes, space: Space) -> Fact | None:
 def _fact(body: dict[str, Json], space: Space) -> Fact | None:
     kind = body["kind"]
     if kind == "asked":
-        values, foreign = space.decode(_mapping(body["params"]), np.random.Generator(np.random.Philox(0)))
+        values, foreign = space.decode(_mapping(body["params"]), _generator)
         return Asked(
             _count(body["id"]),
             _count(body["attempt"]),
@@ -138,6 +154,10 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
     return None
 
 
+def _generator() -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(0))
+
+
 def _check_version(said: Json) -> None:
     major = _text(said).partition(".")[0]
     if not major.isdecimal():
@@ -150,7 +170,7 @@ def _check_version(said: Json) -> None:
 
 
 def _count(x: Json) -> int:
-    if not isinstance(x, int) or isinstance(x, bool) or x < 0:
+    if not isinstance(x, int) or isinstance(x, bool) or not 0 <= x < _COUNT_LIMIT:
         raise ValueError(f"a count is expected, got {x!r:.40}")
     return x
 
@@ -167,24 +187,43 @@ def _mapping(x: Json) -> Mapping[str, Any]:
     return x
 
 
-def frame(payload: bytes, seq: int) -> bytes:
-    """A record as a line of a log."""
-    head = b'%b,"seq":%d' % (payload[:-1], seq)
+def frame(payload: bytes, seq: int, left: int = 0) -> bytes:
+    """A record as a line of a log; `left` records of its batch follow."""
+    head = b'%b,"seq":%d,"left":%d' % (payload[:-1], seq, left) if left else b'%b,"seq":%d' % (payload[:-1], seq)
     return b'%b,"crc":%d}\n' % (head, zlib.crc32(head))
 
 
-def check(line: bytes, seq: int) -> None:
-    """Raises `CheckpointCorrupted` unless `line` (without its end) is record `seq`, unchanged."""
-    cut = line.rfind(_CRC)
-    tail = line[cut + len(_CRC) :]
-    digits = tail.partition(b",")[0].rstrip(b"}")
-    if cut < 0 or not digits.isdigit() or len(digits) > 10 or not line.endswith(b"}"):
-        raise CheckpointCorrupted(f"record {seq} is not a record of asynchopper's")
-    head = line[:cut]
-    if zlib.crc32(head) != int(digits):
-        raise CheckpointCorrupted(f"record {seq} was changed: its checksum does not match")
-    at = head.rfind(b',"seq":')
-    if head[at + 7 :] != b"%d" % seq:
-        raise CheckpointCorrupted(
-            f"record {seq} is missing: in its place is record {head[at + 7 :].decode(errors='replace')}"
-        )
+class Framed(NamedTuple):
+    """What a whole line says of itself."""
+
+    seq: int
+    left: int
+    size: int
+    """Bytes of the record itself, without the brace that closes it."""
+
+
+def unframe(line: bytes) -> Framed:
+    """Raises `CheckpointCorrupted` unless `line` (without its end) is a record, unchanged."""
+    base = max(0, len(line) - _TAIL_SIZE)
+    found = _TAIL.search(line, base)
+    if found is None:
+        raise CheckpointCorrupted("this is not a record of asynchopper's")
+    seq, left, crc = found.groups()
+    with memoryview(line) as view:
+        if zlib.crc32(view[: found.start(3) - len(',"crc":')]) != int(crc):
+            raise CheckpointCorrupted(f"record {int(seq)} was changed: its checksum does not match")
+    return Framed(int(seq), int(left or 0), found.start())
+
+
+def bare(data: bytes) -> bytes:
+    """A stored record as it was appended: without what a log adds to it."""
+    body = orjson.loads(data)
+    return orjson.dumps({k: v for k, v in body.items() if k not in _ADDED})
+
+
+def check(line: bytes, seq: int) -> int:
+    """How many records of the same batch follow. Raises `CheckpointCorrupted` unless `line` is record `seq`, unchanged."""
+    found = unframe(line)
+    if found.seq != seq:
+        raise CheckpointCorrupted(f"record {seq} is missing: in its place is record {found.seq}")
+    return found.left

@@ -13,23 +13,36 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
 
-from asynchopper.errors import CheckpointLocked, StorageError, UsageError
+from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 
 Resume: TypeAlias = Literal["auto", "never", "must"]
 Location: TypeAlias = "str | PathLike[str]"
 
 
 class Entry(NamedTuple):
-    """A record in a log. `data` is a JSON object and may hold the backend's own `seq` and `crc` members."""
+    """A record in a log. `data` is the JSON object that was appended; the backend may have added members of its own, out
+    of `seq`, `left`, `crc`, `durable` and `holder` (see `asynchopper.records.bare`)."""
 
     seq: int
     data: bytes
 
 
+class Lost(NamedTuple):
+    """A part of a log that is not a whole record."""
+
+    where: str
+    size: int
+    """Bytes, where that is known; otherwise 0."""
+    why: str
+    damage: bool
+    """`False` for what a crash left of a batch that was never acknowledged."""
+
+
 class Storage(ABC):
     """One log. Not for sharing between tasks: the search makes one call at a time.
 
-    The order of calls is `open`, `read` to its end, `append` any number of times, `close`.
+    The order of calls is `open`, `read` to its end, `append` any number of times, `close`; then it may be opened again. Any
+    other order raises `StorageError`, but for `close`, which is always allowed.
     """
 
     location: str
@@ -74,6 +87,18 @@ class Storage(ABC):
     async def close(self) -> None:
         """Lets go of the log. Idempotent; never raises for a log that broke before."""
 
+    async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
+        """As `read`, of a log opened `readonly`, but goes on behind damage: everything that can be proven whole, where it
+        stands, and a word on all that lies between. Sequence numbers may be missing, doubled or out of order.
+
+        A backend that cannot look behind damage keeps this one, which ends there.
+        """
+        try:
+            async for portion in self.read():
+                yield portion
+        except CheckpointCorrupted as e:
+            yield [Lost("the rest", 0, str(e), True)]
+
     def describe(self) -> str:
         """One line for people: where the log is and what it survives."""
         return self.location
@@ -96,6 +121,8 @@ class MemoryStorage(Storage):
         return cls(url.removeprefix("memory://"))
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
+        if self._state != "closed":
+            raise StorageError(f"{self.location} is open already")
         log = self._logs.get(self.name)
         check_presence(bool(log), self.location, resume, overwrite, readonly)
         if readonly:
@@ -107,6 +134,8 @@ class MemoryStorage(Storage):
         self._state, self._replace = "owner", overwrite
 
     async def read(self) -> AsyncIterator[Sequence[Entry]]:
+        if self._state == "closed":
+            raise StorageError(f"{self.location} is not open")
         log = [] if self._replace else self._logs.get(self.name, [])
         if log:
             yield [Entry(i, data) for i, data in enumerate(log)]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
-from collections.abc import AsyncIterator, Sequence
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import unquote, urlsplit
+
+import aiofiles.os
 
 from asynchopper.errors import CheckpointLocked, StorageError, UsageError
 from asynchopper.state import FINISHED
-from asynchopper.storage import Entry, Resume, Storage, check_presence
-from asynchopper_backends.file import FileStorage, last_reason
+from asynchopper.storage import Entry, Lost, Resume, Storage, check_presence
+from asynchopper_backends.file import FileStorage, last_reason, make_directories
 
-_NAME = re.compile(r"run_(\d{5,})\.ckpt")
+T = TypeVar("T")
+
+_log = logging.getLogger("asynchopper")
+_NAME = re.compile(r"run_([0-9]{5,})\.ckpt")
+
+
+class _Run(NamedTuple):
+    number: int
+    path: Path
+    size: int
 
 
 class DirectoryStorage(Storage):
@@ -47,56 +61,77 @@ class DirectoryStorage(Storage):
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
         if self._file is not None:
             raise StorageError(f"{self.location} is open already")
-        if self.directory.exists() and not self.directory.is_dir():
-            raise StorageError(f"{self.location} is not a directory")
+        try:
+            await self._open(resume, overwrite, readonly)
+        except OSError as e:
+            raise StorageError(f"{self._said}: {e.strerror or e}") from e
+
+    async def _open(self, resume: Resume, overwrite: bool, readonly: bool) -> None:
+        runs = await _off_loop(self._runs)
         if readonly:
-            runs = [p for p in self._runs() if p.stat().st_size]
-            check_presence(bool(runs), f"{self.location} (in any run_*.ckpt)", resume, overwrite, readonly)
-            self._use(await _opened(runs[-1], readonly=True))
+            runs = [run for run in runs if run.size]
+            check_presence(bool(runs), f"{self._said} (in any run_*.ckpt)", resume, overwrite, readonly)
+            self._use(await _opened(runs[-1].path, readonly=True))
             return
         if resume != "never" and not overwrite:
-            for path in reversed(self._runs()):
-                if last_reason(path) in FINISHED:
+            for run in reversed(runs):
+                if not run.size:
+                    _log.warning("%s is empty and is passed over: there is nothing in it to continue", run.path)
+                    continue
+                if await _off_loop(last_reason, run.path) in FINISHED:
                     continue
                 try:
-                    self._use(await _opened(path, resume="auto"))
+                    self._use(await _opened(run.path, resume="must"))
                     return
                 except CheckpointLocked:
                     continue
-            check_presence(False, f"{self.location} (one that can be continued)", resume, overwrite, readonly)
-        self._use(await self._next())
+            check_presence(False, f"{self._said} (one that can be continued)", resume, overwrite, readonly)
+        self._use(await self._next(runs[-1].number + 1 if runs else 0))
 
-    async def _next(self) -> FileStorage:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        number = max([_number(p) for p in self._runs()], default=-1) + 1
+    async def _next(self, number: int) -> FileStorage:
         while True:
             path = self.directory / f"run_{number:05d}.ckpt"
             number += 1
             try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+                await _off_loop(_reserve, path)
             except FileExistsError:
                 continue
-            except OSError as e:
-                raise StorageError(f"{path}: {e.strerror}") from e
             try:
-                return await _opened(path, resume="never", overwrite=True)
-            except CheckpointLocked:  # somebody resumed the empty file before we could lock it
+                file = await _opened(path, resume="never", overwrite=True)
+            except CheckpointLocked:  # somebody else opened the empty file before we could lock it
                 continue
+            file.made_name = True
+            return file
 
     def _use(self, file: FileStorage) -> None:
         self._file = file
         self.location = f"{self._said.rstrip('/')}/{file.path.name}"
 
-    def _runs(self) -> list[Path]:
-        """The logs, in order of their numbers."""
-        if not self.directory.is_dir():
+    def _runs(self) -> list[_Run]:
+        """The logs, in order of their numbers. What has such a name and is not a plain file counts as an empty one."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
             return []
-        return sorted((p for p in self.directory.iterdir() if _NAME.fullmatch(p.name)), key=_number)
+        runs = []
+        for name in names:
+            if match := _NAME.fullmatch(name):
+                path = self.directory / name
+                with contextlib.suppress(FileNotFoundError):
+                    info = os.lstat(path)
+                    runs.append(_Run(int(match[1]), path, info.st_size if stat.S_ISREG(info.st_mode) else 0))
+        return sorted(runs)
 
     async def read(self) -> AsyncIterator[Sequence[Entry]]:
         if self._file is None:
             raise StorageError(f"{self.location} is not open")
         async for portion in self._file.read():
+            yield portion
+
+    async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
+        if self._file is None:
+            raise StorageError(f"{self.location} is not open")
+        async for portion in self._file.salvage():
             yield portion
 
     async def append(self, records: Sequence[bytes]) -> None:
@@ -116,7 +151,11 @@ async def _opened(path: Path, resume: Resume = "auto", overwrite: bool = False, 
     return file
 
 
-def _number(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
+async def _off_loop(fn: Callable[..., T], *args: Any) -> T:
+    wrapped: Any = aiofiles.os.wrap(fn)
+    return await wrapped(*args)  # type: ignore[no-any-return]  # aiofiles.os.wrap is untyped
+
+
+def _reserve(path: Path) -> None:
+    make_directories(path.parent)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))

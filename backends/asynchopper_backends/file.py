@@ -1,12 +1,12 @@
 """A log in one file: a JSON object a line, appended, and synced once a batch.
 
-The first line ends with a watermark: two fields of fixed width, written in turn with every batch, each holding the number of
-records that were durable before that batch and a checksum of its own. So a file that was shortened is noticed, at no extra
-sync, and a torn field costs nothing, since the other one stands.
+The path holds an empty, locked file until the first batch is durable under a temporary name and takes its place. So a file
+with something in it begins with a whole first line, and what does not is never touched.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -18,8 +18,7 @@ import secrets
 import socket
 import stat
 import weakref
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,31 +26,33 @@ from urllib.parse import unquote, urlsplit
 
 import aiofiles.os
 
-from asynchopper.errors import (
-    CheckpointCorrupted,
-    CheckpointLocked,
-    StorageError,
-    UsageError,
+from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
+from asynchopper.records import frame
+from asynchopper.storage import Entry, Lost, Resume, Storage, check_presence
+from asynchopper_backends.lines import (
+    FIELD,
+    HEADER,
+    MAX_LINE,
+    End,
+    Watermark,
+    batches,
+    field,
+    first_line,
+    holder_field,
+    holder_said,
+    salvage,
 )
-from asynchopper.records import check, frame
-from asynchopper.storage import Entry, Resume, Storage, check_presence
 
 T = TypeVar("T")
 
 _log = logging.getLogger("asynchopper")
 
-MAX_LINE = 256 * 2**20  # bytes; an array of 24 million floats still fits
-_PORTION = 2**20
-_HEADER = b'{"kind":"header"'
-_MARK = re.compile(rb',"durable":"(\d{12}-[0-9a-f]{8}) (\d{12}-[0-9a-f]{8})","holder":"([^"]{64})"\}$')
-_MARK_DAMAGED = re.compile(rb',"durable":"(.{21}) (.{21})","holder":"(.{64})"\}$', re.DOTALL)
-
-_open_fds: weakref.WeakSet[FileStorage] = weakref.WeakSet()
+_open_logs: weakref.WeakSet[FileStorage] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
     """A forked child must not keep the lock alive after its parent has died."""
-    for storage in list(_open_fds):
+    for storage in list(_open_logs):
         storage._close_fds()
 
 
@@ -64,15 +65,15 @@ class FileStorage(Storage):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
         self.location = str(path)
+        self.made_name = False
+        """Whether the name is ours to remove when nothing was written under it."""
         self._fd = -1
         self._replaced_fd = -1
         self._temporary: Path | None = None
         self._readonly = False
-        self._fresh_name = False
-        self._end = 0  # where the next record goes; -1 until the log was read
+        self._end = -1  # where the next record goes; -1 until the log was read
         self._next_seq = 0
-        self._mark_at = 0  # offset of the first watermark field
-        self._mark_slot = 0
+        self._mark: Watermark | None = None
         self._broken: str | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -110,6 +111,11 @@ class FileStorage(Storage):
         while portion := await self._run(lambda: next(portions, None)):
             yield portion
 
+    async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
+        portions = salvage(self._fd)
+        while portion := await self._run(lambda: next(portions, None)):
+            yield portion
+
     async def append(self, records: Sequence[bytes]) -> None:
         if self._broken:
             raise StorageError(self._broken)
@@ -125,8 +131,9 @@ class FileStorage(Storage):
         if thread is None:
             return
         wrapped: Any = aiofiles.os.wrap(self._close)
+        closing = asyncio.ensure_future(wrapped(executor=thread))
         try:
-            await wrapped(executor=thread)
+            await asyncio.shield(closing)
         finally:
             thread.shutdown(wait=False)
 
@@ -141,33 +148,33 @@ class FileStorage(Storage):
         try:
             return fn(*args)
         except OSError as e:
-            raise StorageError(
-                f"{self.location}: {e.strerror or e} ({errno.errorcode.get(e.errno or 0, e.errno)})"
-            ) from e
+            raise StorageError(f"{self.location}: {_said(e)}") from e
 
     # -- in the thread: opening
 
     def _open(self, resume: Resume, overwrite: bool, readonly: bool) -> None:
-        self._readonly, self._broken, self._next_seq, self._end = readonly, None, 0, -1
+        self._readonly, self._broken, self._next_seq, self._end, self._mark = readonly, None, 0, -1, None
         path = self.path
-        exists = _is_checkpoint(path, self.location)
-        check_presence(exists, self.location, resume, overwrite, readonly)
+        check_presence(_is_checkpoint(path, self.location), self.location, resume, overwrite, readonly)
         if readonly:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             return
-        _make_parents(path.parent)
-        self._fresh_name = not path.exists()
+        make_directories(path.parent)
+        self.made_name = not path.exists()
         self._fd = self._locked(path)
-        _open_fds.add(self)
-        if overwrite:
+        _open_logs.add(self)
+        exists = os.fstat(self._fd).st_size > 0
+        check_presence(exists, self.location, resume, overwrite, readonly)  # again: somebody may have been faster
+        if not exists and not overwrite and not self.made_name:
+            _log.warning("%s is empty: there is nothing to continue, and a new search begins in it", self.location)
+        self._remove_leftovers()
+        if overwrite or not exists:
             self._replaced_fd = self._fd
             self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._temporary, flags, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._end = 0
-        elif self._fresh_name:
-            _sync_directory(path.parent)
 
     def _locked(self, path: Path) -> int:
         """An open descriptor of the file that `path` names now, locked."""
@@ -177,7 +184,7 @@ class FileStorage(Storage):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                holder = _holder(fd)
+                holder = holder_said(fd) or _holder_known(fd)
                 os.close(fd)
                 if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise
@@ -189,113 +196,99 @@ class FileStorage(Storage):
                     return fd
             os.close(fd)  # it was replaced while we waited for the lock
 
+    def _remove_leftovers(self) -> None:
+        """Temporary files of writers that were killed. A living writer would hold the lock that we have."""
+        ours = re.compile(rf"\.{re.escape(self.path.name)}\.[0-9a-f]{{12}}\.tmp")
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.path.parent):
+                if ours.fullmatch(name):
+                    os.unlink(self.path.parent / name)
+
     # -- in the thread: reading
 
-    def _scan(self) -> Iterator[list[Entry]]:
+    def _scan(self) -> Generator[list[Entry], None, None]:
         """Portions of whole, checked records; at the end, cuts what a crash left behind them."""
-        if self._temporary is not None:
-            return
-        fd, offset, seq, durable = self._fd, 0, 0, 0
-        rest = b""
-        while chunk := os.pread(fd, _PORTION, offset + len(rest)):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > MAX_LINE:
-                raise CheckpointCorrupted(f"{self.location}: line {seq + 1} is longer than any record")
-            portion: list[Entry] = []
-            for line in lines:
-                try:
-                    if seq == 0:
-                        durable = self._read_mark(line)
-                    check(line, seq)
-                except CheckpointCorrupted as e:
-                    if portion:
-                        yield portion
-                    self._finish(offset, seq, durable, f"line {seq + 1}: {e}", line)
-                    return
-                portion.append(Entry(seq, line))
-                offset += len(line) + 1
-                seq += 1
-            if portion:
-                yield portion
-        self._finish(offset, seq, durable, "the last line is incomplete" if rest else None, rest)
+        if self._temporary is None:
+            self._finish((yield from batches(self._fd)))
 
-    def _read_mark(self, line: bytes) -> int:
-        """The number of records that the first line knows to be durable."""
-        if not line.startswith(_HEADER):
-            raise CheckpointCorrupted("this is not the first line of a checkpoint")
-        found = _MARK.search(line) or _MARK_DAMAGED.search(line)
-        if found is None:
-            raise CheckpointCorrupted("the first line has lost its watermark")
-        self._mark_at = found.start(1)
-        counts = [_parse_mark(field) for field in found.groups()[:2]]
-        known = [c for c in counts if c is not None]
-        if not known:
-            raise CheckpointCorrupted("both watermarks in the first line are damaged")
-        self._mark_slot = 0 if counts[0] is None or (counts[1] is not None and counts[0] < counts[1]) else 1
-        return max(known)
-
-    def _finish(self, offset: int, seq: int, durable: int, problem: str | None, at: bytes) -> None:
-        """The end of the whole records is at `offset`. What stands behind it was never acknowledged, or was damaged."""
+    def _finish(self, end: End) -> None:
+        """What stands behind the whole records was never acknowledged, or is damage."""
         size = os.fstat(self._fd).st_size
-        if seq == 0 and problem is not None and not _torn_header(at, size):
-            raise CheckpointCorrupted(f"{self.location}: {problem}. It was left as it is")
-        if seq < durable:
-            what = f"{problem}; it" if problem else "the file was shortened: it"
+        if end.mark is None:
+            raise CheckpointCorrupted(f"{self.location}: {end.problem or 'it is empty'}. It was left as it is")
+        if end.seq < end.durable or (end.problem is not None and not end.torn):
+            what = f"{end.problem}; it" if end.problem else "the file was shortened: it"
             raise CheckpointCorrupted(
-                f"{self.location}: {what} had {durable} durable records, and {seq} can be read. It was left as it is; "
-                "restore it from a copy, or salvage what is intact into a new file"
+                f"{self.location}: {what} had at least {end.durable} durable records, and {end.seq} can be read. It was "
+                "left as it is; restore it from a copy, or salvage what is intact with: asynchopper repair"
             )
-        if problem is not None:
-            said = "is ignored" if self._readonly else "was cut off"
+        if end.problem is not None:
             _log.warning(
-                "%s: a crash left %d bytes of records that were never acknowledged behind record %d; that part %s (%s)",
+                "%s: the last %d bytes are what a crash left of records that were never acknowledged, behind record %d; "
+                "they %s (%s)",
                 self.location,
-                size - offset,
-                seq - 1,
-                said,
-                problem,
+                size - end.offset,
+                end.seq - 1,
+                "are ignored" if self._readonly else "were cut off",
+                end.problem,
             )
         if not self._readonly:
-            if size > offset:
-                os.ftruncate(self._fd, offset)
-            if seq:
-                os.pwrite(self._fd, _holder_field(), self._mark_at + 43 + len('","holder":"'))
-                os.fdatasync(self._fd)  # what a killed process left in the page cache counts from here on
-        self._end, self._next_seq = offset, seq
+            if size > end.offset:
+                os.ftruncate(self._fd, end.offset)
+            os.pwrite(self._fd, holder_field(), end.mark.holder_at)
+            os.fdatasync(self._fd)  # what a killed process left in the page cache counts from here on
+        self._mark, self._end, self._next_seq = end.mark, end.offset, end.seq
+        if not self._readonly:
+            self._note_durable()
 
     # -- in the thread: writing
 
     def _append(self, records: Sequence[bytes]) -> None:
-        seq = self._next_seq
-        lines = [frame(r, seq + i) for i, r in enumerate(records)]
-        if seq == 0:
-            if not records[0].startswith(_HEADER):
+        new = self._temporary is not None
+        if new:
+            if not records[0].startswith(HEADER):
                 raise StorageError(f"{self.location}: the first record of a log is its header")
-            head = lines[0][:-2] + b',"durable":"'
-            self._mark_at = len(head)
-            lines[0] = b'%b%b %b","holder":"%b"}\n' % (head, _mark_field(0), _mark_field(0), _holder_field())
+            mark: Watermark | None
+            first, mark = first_line(records[0], len(records))
+            lines = [first, *(frame(r, i) for i, r in enumerate(records[1:], 1))]
+        else:
+            seq, last, mark = self._next_seq, len(records) - 1, self._mark
+            lines = [frame(r, seq + i, last - i) for i, r in enumerate(records)]
         data = b"".join(lines)
         try:
+            if len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
+                raise StorageError(f"{self.location}: a record has more than {MAX_LINE} bytes")
             _write(self._fd, data, self._end)
-            if seq:
-                _write(self._fd, _mark_field(seq), self._mark_at + 22 * self._mark_slot)
-            os.fdatasync(self._fd)
-            if self._temporary is not None:
+            if new:
                 self._put_in_place()
+            else:
+                os.fdatasync(self._fd)
             self._check_in_place()
         except (OSError, StorageError) as e:
             self._break(e)
             raise
-        self._mark_slot = 1 - self._mark_slot
+        self._mark = mark
         self._end += len(data)
-        self._next_seq = seq + len(records)
+        self._next_seq += len(records)
+        if not new:
+            self._note_durable()
+
+    def _note_durable(self) -> None:
+        """Says in the file how much of it is durable. The next sync carries it to the disk; a kill does not lose it."""
+        mark = self._mark
+        assert mark is not None
+        with contextlib.suppress(OSError):  # the records are durable without it, and the other field stands
+            _write(self._fd, field(self._next_seq), mark.at + FIELD * mark.slot)
+            self._mark = Watermark(mark.at, 1 - mark.slot, self._next_seq)
 
     def _put_in_place(self) -> None:
         assert self._temporary is not None
         os.fsync(self._fd)
         os.rename(self._temporary, self.path)
         self._temporary = None
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
+        with contextlib.suppress(OSError):  # a process that was killed may have made the directory and not synced it
+            sync_directory(self.path.parent.parent)
         os.close(self._replaced_fd)
         self._replaced_fd = -1
 
@@ -314,29 +307,29 @@ class FileStorage(Storage):
         """After a failed write nothing is retried, and the file ends where it was last known to be good."""
         reason = e.strerror if isinstance(e, OSError) else str(e)
         self._broken = f"{self.location} cannot be written since an earlier write failed ({reason})"
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, self._end)
+        if self._end > 0:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end)
+
+    # -- in the thread: closing
 
     def _close(self) -> None:
         try:
             if self._fd >= 0 and not (self._readonly or self._broken or self._temporary) and self._end > 0:
                 with contextlib.suppress(OSError):  # the records are durable without it
-                    os.pwrite(self._fd, _mark_field(self._next_seq), self._mark_at + 22 * self._mark_slot)
                     os.fdatasync(self._fd)
         finally:
             if self._temporary is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(self._temporary)
                 self._temporary = None
-                self._drop_empty(self._replaced_fd)
-            elif self._fd >= 0 and not self._readonly:
-                self._drop_empty(self._fd)
+            self._drop_empty(self._replaced_fd if self._replaced_fd >= 0 else self._fd)
             self._close_fds()
 
     def _drop_empty(self, fd: int) -> None:
         """A name that we made and never wrote to goes again."""
         with contextlib.suppress(OSError):
-            if self._fresh_name and os.fstat(fd).st_size == 0 and os.path.samestat(os.fstat(fd), os.stat(self.path)):
+            if self.made_name and os.fstat(fd).st_size == 0 and os.path.samestat(os.fstat(fd), os.stat(self.path)):
                 os.unlink(self.path)
 
     def _close_fds(self) -> None:
@@ -344,9 +337,8 @@ class FileStorage(Storage):
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-        self._fd = self._replaced_fd = -1
-        self._end = -1
-        _open_fds.discard(self)
+        self._fd = self._replaced_fd = self._end = -1
+        _open_logs.discard(self)
 
 
 def last_reason(path: Path) -> str | None:
@@ -372,17 +364,18 @@ def _is_checkpoint(path: Path, location: str) -> bool:
     return info.st_size > 0
 
 
-def _make_parents(directory: Path) -> None:
+def make_directories(directory: Path) -> None:
+    """Makes a directory and those above it that are missing, durably."""
     missing = []
     while not directory.exists():
         missing.append(directory)
         directory = directory.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        _sync_directory(new.parent)
+        sync_directory(new.parent)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -399,26 +392,12 @@ def _write(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
-def _mark_field(count: int) -> bytes:
-    digits = b"%012d" % count
-    return b"%b-%08x" % (digits, zlib.crc32(digits))
+def _said(e: OSError) -> str:
+    return f"{e.strerror or e} ({errno.errorcode.get(e.errno or 0, e.errno)})"
 
 
-def _parse_mark(field: bytes) -> int | None:
-    digits = field[:12]
-    return int(digits) if digits.isdigit() and field == _mark_field(int(digits)) else None
-
-
-def _holder_field() -> bytes:
-    name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
-    return f"pid {os.getpid()} on {name}".ljust(64).encode()
-
-
-def _holder(fd: int) -> str:
-    """Who holds the lock: the file's own word, else the kernel's."""
-    found = _MARK.search(os.pread(fd, 2**20, 0).split(b"\n", 1)[0])
-    if found and found[3].strip():
-        return found[3].decode().strip()
+def _holder_known(fd: int) -> str:
+    """Who holds the lock, by the kernel's word."""
     with contextlib.suppress(OSError, ValueError), open("/proc/locks") as locks:
         inode = f":{os.fstat(fd).st_ino}"
         for line in locks:
@@ -426,10 +405,3 @@ def _holder(fd: int) -> str:
             if len(words) > 5 and words[5].endswith(inode):
                 return f"pid {words[4]} on {socket.gethostname()}"
     return "another process"
-
-
-def _torn_header(at: bytes, size: int) -> bool:
-    """Whether what stands in the place of the first line is what a crash leaves of one: its beginning, or zeros."""
-    start = at[: len(_HEADER)]
-    incomplete = size <= max(len(at), 1) + 1 and b"\n" not in at
-    return (bool(at) and _HEADER.startswith(start) and incomplete and not at.endswith(b"}")) or not at.strip(b"\0")

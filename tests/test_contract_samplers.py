@@ -1,0 +1,19 @@
+"""The samplers that come with asynchopper keep the contract of samplers."""
+
+import pytest
+
+from asynchopper import RandomSampler, TwoStageSampler
+from asynchopper.samplers import Sampler
+from asynchopper.testing import SamplerContract
+
+
+class TestRandomSampler(SamplerContract):
+    @pytest.fixture
+    def sampler(self) -> Sampler:
+        return RandomSampler()
+
+
+class TestTwoStageSampler(SamplerContract):
+    @pytest.fixture
+    def sampler(self) -> Sampler:
+        return TwoStageSampler()
