@@ -392,7 +392,7 @@ async def test_raising_trial_pruned_prunes_also_out_of_a_task_group() -> None:
     async def grouped(params: dict[str, Any]) -> float:
         async with asyncio.TaskGroup() as group:
             group.create_task(child())
-            group.create_task(asyncio.sleep(30))
+            group.create_task(asyncio.Event().wait())
         return 1.0
 
     for objective in (plain, grouped):
