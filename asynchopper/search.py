@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
@@ -20,6 +20,7 @@ from asynchopper.engine import Engine, Policy, uninterrupted
 from asynchopper.errors import SpaceError, StorageError, UsageError
 from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
+from asynchopper.iteration import Trials
 from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
@@ -72,6 +73,7 @@ class Search:
         self._engine: Engine | None = None
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._ledger: Ledger | None = None
+        self._leaving: asyncio.Task[object] | None = None
         self._busy = False
         self._stopped_early: str | None = None
         self._began_with = 0
@@ -252,31 +254,29 @@ class Search:
                 finally:
                     self._engine = None
 
-    async def iterate(
+    def iterate(
         self,
         objective: Objective,
         direction: Direction = "maximize",
         runtime: float | str | None = None,
         **words: Unpack[RunWords],
-    ) -> AsyncIterator[Trial]:
+    ) -> Trials:
         """`run`, handing out each finished trial as it becomes durable. Takes the same words.
 
         Leaving the loop early cancels what runs, which the next run does again.
         """
-        queue: asyncio.Queue[Trial | None] = asyncio.Queue()
         callbacks = words.pop("callbacks", ())
         mine = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
-        words["callbacks"] = [*mine, queue.put_nowait]
-        run = asyncio.ensure_future(self.run(objective, direction, runtime, **words))
-        run.add_done_callback(lambda _: queue.put_nowait(None))
-        try:
-            while (trial := await queue.get()) is not None:
-                yield trial
-            await run
-        finally:
-            if not run.done():
-                run.cancel()
-                await asyncio.wait([run])
+
+        def begin(put: Callable[[Trial], None]) -> Coroutine[Any, Any, object]:
+            words["callbacks"] = [*mine, put]
+            return self.run(objective, direction, runtime, **words)
+
+        return Trials(begin, self._left)
+
+    def _left(self, run: asyncio.Task[object]) -> None:
+        """Nobody iterates over this run any more; it is being cancelled."""
+        self._leaving = run
 
     def session(
         self,
@@ -394,6 +394,9 @@ class Search:
 
     async def _begin(self, opening: Opening, evaluation: Evaluation | None = None) -> Ledger:
         """Opens the log, folds it, and says in it that a run begins."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None and leaving.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([leaving])
         if self._busy:
             raise UsageError("this search is running already; make another Search to run beside it")
         self._busy, self._stopped_early = True, None

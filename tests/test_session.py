@@ -1,0 +1,295 @@
+"""Ask and tell, for those who evaluate elsewhere; and `iterate`, for those who want each trial as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+import asynchopper as ah
+from asynchopper.errors import ObjectiveError, UsageError
+
+pytestmark = pytest.mark.every_loop
+
+SPACE = {"x": ah.float(-1, 1), "n": ah.int(1, 1000)}
+BOUND_S = 30
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_one_after_the_other(stored: bool, tmp_path: Any) -> None:
+    search = ah.Search(SPACE, seed=1)
+    words = {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    async with search.session("minimize", steps=20, **words) as session:
+        while (trial := await session.ask()) is not None:
+            assert trial.attempt == 1 and set(trial.params) == {"x", "n"}
+            await session.tell(trial, trial.params["x"] ** 2)
+            assert search.history[-1].id == trial.id
+    assert len(search.history) == 20
+    assert search.best_value == min(t.params["x"] ** 2 for t in search.history)
+    assert search.outcome is not None and search.outcome.reason == "steps"
+
+
+async def test_a_session_and_a_run_propose_the_same() -> None:
+    run, session_search = ah.Search(SPACE, seed=4), ah.Search(SPACE, seed=4)
+    await run.run(lambda p: p["x"], steps=40, quiet=True)
+    async with session_search.session(steps=40) as session:
+        while (trial := await session.ask()) is not None:
+            await session.tell(trial, trial.params["x"])
+    assert [t.params for t in run.history] == [t.params for t in session_search.history]
+
+
+@pytest.mark.parametrize("n", [1, 16, 1000])
+async def test_any_number_may_be_out_at_once(n: int, tmp_path: Any) -> None:
+    search = ah.Search(SPACE, seed=1)
+    async with search.session(steps=2 * n, checkpoint_path=tmp_path / "a.ckpt") as session:
+        for _ in range(2):
+            out = await asyncio.gather(*(session.ask() for _ in range(n)))
+            assert len({t.id for t in out if t is not None}) == n
+            await asyncio.gather(*(session.tell(t, t.params["x"]) for t in reversed(out) if t is not None))
+        assert await session.ask() is None
+    assert len({(t.params["x"], t.params["n"]) for t in search.history}) == 2 * n
+
+
+async def test_ask_gives_none_when_the_budget_is_given_out_and_never_waits() -> None:
+    async with ah.Search(SPACE).session(steps=3) as session:
+        out = [await session.ask() for _ in range(3)]
+        assert await session.ask() is None and await session.ask() is None
+        assert out[0] is not None
+        await session.tell(out[0], 1.0)
+        assert await session.ask() is None  # it was the budget's, not a slot's
+
+
+async def test_ask_gives_none_when_the_space_is_used_up() -> None:
+    search = ah.Search({"x": ah.int(1, 5)})
+    async with search.session(steps=100) as session:
+        seen = []
+        while (trial := await session.ask()) is not None:
+            seen.append(trial.params["x"])
+            await session.tell(trial, 1.0)
+    assert sorted(seen) == [1, 2, 3, 4, 5]
+    assert search.outcome is not None and search.outcome.reason == "exhausted"
+
+
+async def test_ask_gives_none_when_the_time_is_over_and_tell_still_counts() -> None:
+    search = ah.Search(SPACE)
+    async with search.session("max", 0.02) as session:
+        first = await session.ask()
+        assert first is not None
+        async with asyncio.timeout(BOUND_S):
+            while await session.ask() is not None:
+                await asyncio.sleep(0.001)
+        await session.tell(first, 5.0)
+    assert search.best_value == 5.0 and search.outcome is not None and search.outcome.reason == "runtime"
+
+
+async def test_telling_twice_counts_once() -> None:
+    search = ah.Search(SPACE)
+    async with search.session(steps=5) as session:
+        trial = await session.ask()
+        assert trial is not None
+        await session.tell(trial, 1.0)
+        await session.tell(trial, 99.0)
+        await asyncio.gather(*(session.tell(trial, float(i)) for i in range(10)))
+    assert search.history.values.tolist() == [1.0]
+
+
+async def test_outcomes_of_every_kind_can_be_told() -> None:
+    search = ah.Search(SPACE)
+    async with search.session(steps=10) as session:
+        trials = [await session.ask() for _ in range(6)]
+        a, b, c, d, e, f = (t for t in trials if t is not None)
+        await session.tell(a, True, cost=2.5)
+        await session.tell(b, state="failed")
+        await session.tell(c, "the worker died", state="failed")
+        await session.tell(d, ValueError("bad input"), state="failed")
+        await session.tell(e, state="pruned")
+        await session.tell(f, math.nan)
+    told = list(search.history)
+    assert [t.state for t in told] == ["completed", "failed", "failed", "failed", "pruned", "nan"]
+    assert (told[0].value, told[0].cost) == (1.0, 2.5)
+    assert [t.error for t in told[1:4]] == [
+        "TrialFailed: told as failed",
+        "TrialFailed: the worker died",
+        "ValueError: bad input",
+    ]
+
+
+async def test_what_cannot_be_told_is_refused_and_can_be_told_again() -> None:
+    search, other = ah.Search(SPACE), ah.Search(SPACE)
+    async with search.session(steps=5) as session, other.session(steps=5) as second:
+        trial, stranger = await session.ask(), await second.ask()
+        assert trial is not None and stranger is not None
+        with pytest.raises(ObjectiveError, match="tell got None instead of a number"):
+            await session.tell(trial)
+        with pytest.raises(ObjectiveError, match="tell got 'great'"):
+            await session.tell(trial, "great")
+        with pytest.raises(UsageError, match="state='done': must be"):
+            await session.tell(trial, 1.0, state="done")  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(UsageError, match="trial 0 was not asked in this session"):
+            await session.tell(stranger, 1.0)
+        await session.tell(trial, 1.0)
+    assert search.history.values.tolist() == [1.0]
+
+
+async def test_a_session_works_only_inside_of_its_block() -> None:
+    session = ah.Search(SPACE).session(steps=5)
+    with pytest.raises(UsageError, match="the session is not open"):
+        await session.ask()
+    async with session:
+        trial = await session.ask()
+        assert repr(session) == "Session(1 out, 0 told)"
+    assert trial is not None and repr(session) == "Session(closed, 0 told)"
+    with pytest.raises(UsageError, match="the session is not open"):
+        await session.tell(trial, 1.0)
+
+
+async def test_concurrent_workers_share_a_session(tmp_path: Any) -> None:
+    search = ah.Search(SPACE, seed=2)
+
+    async def worker(session: ah.Session) -> int:
+        done = 0
+        while (trial := await session.ask()) is not None:
+            await asyncio.sleep(0)
+            await session.tell(trial, trial.params["x"])
+            done += 1
+        return done
+
+    async with search.session(steps=500, checkpoint_path=tmp_path / "a.ckpt") as session:
+        done = await asyncio.gather(*(worker(session) for _ in range(20)))
+    assert sum(done) == 500 == len(search.history) and min(done) > 0
+    again = ah.Search(SPACE)
+    await again.load(tmp_path / "a.ckpt")
+    assert [(t.id, t.value, t.params) for t in again.history] == [(t.id, t.value, t.params) for t in search.history]
+
+
+async def test_trials_that_are_out_at_the_end_come_back_first(tmp_path: Any) -> None:
+    path = tmp_path / "a.ckpt"
+    async with ah.Search(SPACE, seed=1).session(steps=10, checkpoint_path=path) as session:
+        out = [await session.ask() for _ in range(4)]
+        assert out[1] is not None
+        await session.tell(out[1], 1.0)
+    again = ah.Search(SPACE)
+    async with again.session(steps=10, checkpoint_path=path) as session:
+        back = [await session.ask() for _ in range(3)]
+        assert [(t.id, t.attempt, t.params) for t in back if t] == [(t.id, 2, t.params) for t in out if t and t.id != 1]
+        rest = []
+        while (trial := await session.ask()) is not None:
+            rest.append(trial)
+        assert [t.id for t in rest] == [4, 5, 6, 7, 8, 9]
+
+
+async def test_an_error_in_the_block_is_the_callers_and_ends_the_session() -> None:
+    search = ah.Search(SPACE)
+    with pytest.raises(ZeroDivisionError):
+        async with search.session(steps=10) as session:
+            trial = await session.ask()
+            assert trial is not None
+            await session.tell(trial, 1.0)
+            raise ZeroDivisionError
+    assert search.outcome is not None and search.outcome.reason == "error"
+    assert len(search.history) == 1
+    await search.run(lambda p: 1.0, steps=10, quiet=True)
+    assert len(search.history) == 10
+
+
+async def test_a_pruner_follows_a_session() -> None:
+    search = ah.Search(SPACE, seed=1)
+    async with search.session(steps=12, pruner=ah.pruners.TopKPruner(2)) as session:
+        while (trial := await session.ask()) is not None:
+            quality = float(trial.id % 4)
+            try:
+                for _ in range(3):
+                    await trial.report(quality)
+            except ah.TrialPruned:
+                await session.tell(trial, state="pruned")
+            else:
+                await session.tell(trial, quality)
+    states = [t.state for t in search.history]
+    assert states[:2] == ["completed"] * 2 and "pruned" in states[4:]
+    assert all(len(t.estimates) == 3 for t in search.history if t.state == "completed")
+
+
+async def test_an_objectives_own_state_can_be_saved_in_a_session(tmp_path: Any) -> None:
+    path = tmp_path / "a.ckpt"
+    async with ah.Search(SPACE).session(steps=1, checkpoint_path=path) as session:
+        trial = await session.ask()
+        assert trial is not None
+        await trial.save({"epoch": 4})
+    async with ah.Search(SPACE).session(steps=1, checkpoint_path=path) as session:
+        trial = await session.ask()
+        assert trial is not None and (trial.attempt, trial.restored) == (2, {"epoch": 4})
+        await session.tell(trial, 1.0)
+        with pytest.raises(UsageError, match="trial 0 is not running any more"):
+            await trial.save(5)
+
+
+# -- iterate
+
+
+async def test_iterate_hands_out_each_trial_once_it_is_known() -> None:
+    search = ah.Search(SPACE, seed=1)
+    seen = []
+    async for trial in search.iterate(lambda p: p["x"], "minimize", steps=25, concurrency=3, quiet=True):
+        assert len(search.history) > len(seen)
+        seen.append(trial)
+    assert [t.id for t in seen] == [t.id for t in search.history] and len(seen) == 25
+    assert search.outcome is not None and search.outcome.reason == "steps"
+
+
+async def test_iterate_takes_callbacks_too() -> None:
+    heard: list[int] = []
+    async for _ in ah.Search(SPACE).iterate(lambda p: 1.0, steps=3, quiet=True, callbacks=lambda t: heard.append(t.id)):
+        pass
+    async for _ in ah.Search(SPACE).iterate(
+        lambda p: 1.0, steps=3, quiet=True, callbacks=[lambda t: heard.append(t.id)]
+    ):
+        pass
+    assert heard == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["closing", "break"])
+async def test_leaving_the_loop_early_cancels_what_runs(how: str) -> None:
+    search = ah.Search(SPACE, seed=1)
+    cancelled: list[int] = []
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        if trial.id < 3 or trial.attempt == 2:
+            return 1.0
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(trial.id)
+            raise
+        return 1.0
+
+    trials = search.iterate(objective, steps=10, concurrency=2, quiet=True)
+    async for trial in trials:
+        if trial.id == 2:
+            break
+    if how == "closing":
+        await trials.aclose()
+    del trials
+    await search.run(objective, steps=5, quiet=True)
+    assert cancelled and set(cancelled) <= {3, 4}
+    assert sorted(t.id for t in search.history) == [0, 1, 2, 3, 4]
+
+
+async def test_what_the_objective_raises_comes_out_of_the_loop() -> None:
+    def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        return 1 / (3 - trial.id)
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        async for trial in ah.Search(SPACE).iterate(objective, steps=9, quiet=True):
+            seen += [trial.state]
+    assert seen == ["completed"] * 3 + ["failed"]
+
+
+async def test_an_error_in_the_body_of_the_loop_ends_the_search() -> None:
+    search = ah.Search(SPACE)
+    with pytest.raises(KeyError):
+        async for _ in search.iterate(lambda p: 1.0, endless=True, quiet=True):
+            raise KeyError
+    await search.run(lambda p: 1.0, steps=3, quiet=True)
