@@ -1,0 +1,154 @@
+"""No candidate is evaluated twice, unless one asks for it; a space that is used up ends the search."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import asynchopper as ah
+
+pytestmark = pytest.mark.every_loop
+
+SMALL = {"a": ah.int(1, 4), "b": ah.bool(), "c": ah.choice("x", {"d": ah.int(1, 2)})}  # 4 * 2 * 3 = 24 candidates
+
+
+def key(params: dict[str, Any]) -> str:
+    return str(params)
+
+
+@pytest.mark.parametrize("concurrency", [1, 5, 100])
+async def test_a_finite_space_is_used_up_without_a_duplicate(concurrency: int) -> None:
+    search = ah.Search(SMALL, seed=1)
+    running: set[str] = set()
+
+    async def objective(params: dict[str, Any]) -> float:
+        assert key(params) not in running
+        running.add(key(params))
+        await asyncio.sleep(0)
+        return float(params["a"])
+
+    best = await search.run(objective, steps=1000, concurrency=concurrency, quiet=True)
+    assert len(search.history) == len({key(t.params) for t in search.history}) == 24
+    assert search.outcome is not None and search.outcome.reason == "exhausted"
+    assert best is not None and best["a"] == 4
+    assert await search.run(objective, steps=10, quiet=True) == best
+    assert search.outcome.reason == "exhausted" and search.outcome.trials == 0
+
+
+async def test_duplicates_are_not_evaluated_across_runs(tmp_path: Any) -> None:
+    path = tmp_path / "a.ckpt"
+    for steps in (10, 10, 10):
+        search = ah.Search(SMALL, seed=1)
+        await search.run(lambda p: 1.0, steps=steps, checkpoint_path=path, quiet=True)
+    assert len({key(t.params) for t in search.history}) == len(search.history) == 24
+
+
+async def test_no_step_is_spent_on_a_duplicate() -> None:
+    """A local search in a narrow valley meets the same points over and over."""
+    search = ah.Search({"x": ah.int(0, 200), "y": ah.int(0, 200)}, seed=1)
+    await search.run(lambda p: -abs(p["x"] - 20) - abs(p["y"] - 20), steps=1000, end_temperature=0.01, quiet=True)
+    assert len({key(t.params) for t in search.history}) == 1000
+    assert search.best == {"x": 20, "y": 20}
+
+
+async def test_failed_and_pruned_candidates_are_not_tried_again() -> None:
+    search = ah.Search(SMALL, seed=1)
+
+    def objective(params: dict[str, Any]) -> float:
+        if params["b"]:
+            raise ah.TrialPruned
+        return 1 / (params["a"] - 1)
+
+    await search.run(objective, steps=100, on_error="record", quiet=True)
+    assert Counter(t.state for t in search.history) == {"pruned": 12, "failed": 3, "completed": 9}
+
+
+async def test_reuse_answers_from_the_history() -> None:
+    search = ah.Search({"x": ah.int(1, 3)}, seed=1)
+    calls: list[int] = []
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        calls.append(params["x"])
+        trial.report(0.5)
+        return float(params["x"]) / 10
+
+    await search.run(objective, steps=30, duplicates="reuse", quiet=True)
+    assert sorted(calls) == [1, 2, 3]
+    assert len(search.history) == 30 and search.outcome is not None and search.outcome.reason == "steps"
+    assert all(t.value == t.params["x"] / 10 and t.estimates == (0.5,) for t in search.history)
+
+
+async def test_reuse_never_evaluates_what_is_running() -> None:
+    search = ah.Search({"x": ah.int(1, 40)}, seed=1)
+    running: set[int] = set()
+    most = 0
+
+    async def objective(params: dict[str, Any]) -> float:
+        nonlocal most
+        assert params["x"] not in running
+        running.add(params["x"])
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.discard(params["x"])
+        return 1.0
+
+    await search.run(objective, steps=200, concurrency=8, duplicates="reuse", quiet=True)
+    assert len(search.history) == 200 and most > 1
+
+
+async def test_reuse_in_a_session_hands_out_only_what_is_new() -> None:
+    search = ah.Search({"x": ah.int(1, 3)}, seed=1)
+    asked = []
+    async with search.session(steps=30, duplicates="reuse") as session:
+        while (trial := await session.ask()) is not None:
+            asked.append(trial.params["x"])
+            await session.tell(trial, float(trial.params["x"]))
+    assert sorted(asked) == [1, 2, 3] and len(search.history) == 30
+
+
+async def test_reuse_repeats_what_was_pruned_and_tries_what_failed_again() -> None:
+    search = ah.Search({"x": ah.int(1, 2)}, seed=1)
+    calls: list[int] = []
+
+    def objective(params: dict[str, Any]) -> float:
+        calls.append(params["x"])
+        if params["x"] == 1:
+            raise ah.TrialPruned
+        raise ValueError
+
+    await search.run(objective, steps=12, duplicates="reuse", on_error="record", quiet=True)
+    states = Counter((t.params["x"], t.state) for t in search.history)
+    assert set(states) == {(1, "pruned"), (2, "failed")}
+    assert calls.count(1) == 1 and calls.count(2) == states[2, "failed"]
+
+
+async def test_allow_evaluates_again() -> None:
+    search = ah.Search({"x": ah.int(1, 3)}, seed=1)
+    calls: list[int] = []
+    await search.run(lambda p: calls.append(p["x"]) or 1.0, steps=30, duplicates="allow", quiet=True)  # type: ignore[func-returns-value]  # it gives None
+    assert len(calls) == 30 and set(calls) == {1, 2, 3}
+    await search.run(lambda p: 1.0, steps=5, duplicates="reject", quiet=True)
+    assert len(search.history) == 30 and search.outcome is not None and search.outcome.reason == "exhausted"
+
+
+async def test_a_custom_parameter_with_few_values_is_used_up_too() -> None:
+    search = ah.Search({"x": ah.custom(sample=lambda rng: int(rng.integers(3)), init=0)}, seed=1)
+    await search.run(lambda p: 1.0, steps=50, quiet=True)
+    assert sorted(t.params["x"] for t in search.history) == [0, 1, 2]
+    assert search.outcome is not None and search.outcome.reason == "exhausted"
+
+
+async def test_a_space_of_one_candidate_and_constants() -> None:
+    search = ah.Search({"x": ah.float(3, 3), "y": ah.int(2, 2, shape=2), "z": [1, 2]})
+    assert search.space.cardinality == 1
+    await search.run(lambda p: p["x"], steps=5, quiet=True)
+    assert len(search.history) == 1 and search.outcome is not None and search.outcome.reason == "exhausted"
+
+
+async def test_a_large_finite_space_is_searched_to_its_last_point() -> None:
+    search = ah.Search({"a": ah.int(1, 50), "b": ah.int(1, 50)}, seed=1)
+    await search.run(lambda p: 1.0, steps=5000, quiet=True)
+    assert len({key(t.params) for t in search.history}) == len(search.history) == 2500

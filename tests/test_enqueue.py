@@ -1,0 +1,117 @@
+"""Guesses of one's own run first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import asynchopper as ah
+from asynchopper.errors import SpaceError
+
+pytestmark = pytest.mark.every_loop
+
+SPACE = {"x": ah.float(0, 1), "n": ah.int(1, 100, init=10), "opt": ah.choice("adam", "sgd"), "c": "constant"}
+
+
+async def test_guesses_run_first_in_their_order_and_are_told_apart() -> None:
+    search = ah.Search(SPACE, seed=1)
+    search.enqueue({"x": 0.125, "n": 3, "opt": "sgd"})
+    search += {"x": 0.75}
+    search += {"n": 99, "c": "constant"}
+    await search.run(lambda p: -p["x"], steps=6, quiet=True)
+    params = [t.params for t in search.history]
+    assert params[0] == {"x": 0.125, "n": 3, "opt": "sgd", "c": "constant"}
+    assert params[1] == {"x": 0.75, "n": 3, "opt": "sgd", "c": "constant"}
+    assert params[2] == {"x": 0.125, "n": 99, "opt": "sgd", "c": "constant"}
+    assert params[3] == {"x": 0.5, "n": 10, "opt": "adam", "c": "constant"}
+    assert [t.origin for t in search.history][:4] == ["enqueued"] * 3 + ["initial"]
+
+
+async def test_missing_parameters_take_the_best_known_values_or_the_first_guess() -> None:
+    search = ah.Search(SPACE, seed=1)
+    search += {"x": 0.25}
+    await search.run(lambda p: -abs(p["n"] - 42), steps=100, quiet=True)
+    assert search.history[0].params == {"x": 0.25, "n": 10, "opt": "adam", "c": "constant"}
+    best = search.best
+    assert best is not None
+    search += {"x": 0.0625}
+    await search.run(lambda p: 0.0, steps=1, quiet=True)
+    assert search.history[-1].params == best | {"x": 0.0625}
+
+
+async def test_guesses_may_come_while_the_search_runs() -> None:
+    search = ah.Search(SPACE, seed=1)
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        if trial.id == 4:
+            search.enqueue({"x": 0.0625})
+        return float(params["x"])
+
+    await search.run(objective, steps=8, quiet=True)
+    assert [t.origin for t in search.history].index("enqueued") == 5
+    assert search.history[5].params["x"] == 0.0625
+
+
+async def test_the_best_of_one_search_can_be_the_guess_of_another() -> None:
+    space = {
+        **SPACE,
+        "model": ah.choice({"kind": "a", "depth": ah.int(1, 9)}, {"kind": "b"}),
+        "w": ah.float(0, 1, shape=3),
+    }
+    first, second = ah.Search(space, seed=1), ah.Search(space, seed=2)
+    best = await first.run(lambda p: p["x"], steps=30, quiet=True)
+    assert best is not None
+    second += best
+    await second.run(lambda p: p["x"], steps=1, quiet=True)
+    told = second.history[0].params
+    assert told.pop("w").tolist() == best.pop("w").tolist() and told == best
+
+
+async def test_a_guess_that_ran_already_is_not_run_again() -> None:
+    search = ah.Search(SPACE, seed=1)
+    search += {"x": 0.125}
+    search += {"x": 0.125}
+    await search.run(lambda p: p["x"], steps=4, quiet=True)
+    search += {"x": 0.125, "n": 10, "opt": "adam"}
+    await search.run(lambda p: p["x"], steps=4, quiet=True)
+    assert [t.params["x"] for t in search.history].count(0.125) == 1 and len(search.history) == 8
+
+
+async def test_the_same_guess_runs_again_where_duplicates_are_allowed() -> None:
+    search = ah.Search(SPACE, seed=1)
+    for _ in range(3):
+        search += {"x": 0.125, "n": 10, "opt": "adam"}
+    await search.run(lambda p: p["x"], steps=4, duplicates="allow", quiet=True)
+    assert [t.params["x"] for t in search.history].count(0.125) == 3
+
+
+async def test_a_session_hands_guesses_out_too() -> None:
+    search = ah.Search(SPACE)
+    search += {"x": 0.125}
+    async with search.session(steps=2) as session:
+        first = await session.ask()
+        assert first is not None and first.params["x"] == 0.125
+        search += {"x": 0.25}
+        second = await session.ask()
+        assert second is not None and second.params["x"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("guess", "said"),
+    [
+        ({"y": 1}, "unknown parameter 'y'; the space has 'x', 'n', 'opt', 'c'"),
+        ({"x": 2}, r"x: 2\.0 is outside \[0\.0, 1\.0\]"),
+        ({"opt": "rmsprop"}, "opt: 'rmsprop' is not one of the 2 options"),
+        ({"c": "other"}, "c: is the constant 'constant'"),
+        (["x"], "a guess is a dict of parameters"),
+        (None, "a guess is a dict of parameters"),
+    ],
+    ids=str,
+)
+def test_a_guess_that_does_not_belong_is_refused_when_it_is_made(guess: Any, said: str) -> None:
+    search = ah.Search(SPACE)
+    with pytest.raises(SpaceError, match=said):
+        search.enqueue(guess)
+    with pytest.raises(SpaceError, match=said):
+        search += guess
