@@ -26,10 +26,8 @@ class Progress:
     """Follows an engine until `finish`. Looks at it now and then, so it costs nothing per trial."""
 
     def __init__(self, ledger: Ledger, engine: Engine, console: Console | None = None) -> None:
-        from rich.console import Console
-
         self.ledger, self.engine = ledger, engine
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or _stderr()
         self.live_line = self.console.is_terminal or self.console.is_jupyter
         self._began = time.monotonic()
         self._had = ledger.state.told
@@ -46,8 +44,15 @@ class Progress:
         if self.live_line:
             from rich.live import Live
 
-            self._live = Live(self.line(), console=self.console, auto_refresh=False, transient=True)
-            self._live.start()
+            self._live = Live(
+                self.line(),
+                console=self.console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=_shows(sys.stdout),  # what goes to a file must stay out of the terminal's stream
+                redirect_stderr=_shows(sys.stderr),
+            )
+            self._show(self._live.start)
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="asynchopper-progress")
 
     async def finish(self, reason: str) -> None:
@@ -55,26 +60,34 @@ class Progress:
             self._task.cancel()
             await asyncio.wait([self._task])
         if self._live is not None:
-            self._live.stop()
+            self._show(self._live.stop)
         self._say(f"asynchopper: {self.text()} · ended: {reason}")
         if self.ledger.journal.head.rows:
             from rich import box
 
-            self.console.print(summary(self.ledger.journal, box.SIMPLE if self.live_line else box.ASCII))
+            table = summary(self.ledger.journal, box.SIMPLE if self.live_line else box.ASCII)
+            self._show(lambda: self.console.print(table))
 
     async def _follow(self) -> None:
         pause = _FIRST_LINE_S
         while True:
             if self._live is not None:
                 await asyncio.sleep(_REFRESH_S)
-                self._live.update(self.line(), refresh=True)
+                self._show(lambda: self._live.update(self.line(), refresh=True))
             else:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_LINE_S)
                 self._say(f"asynchopper: {self.text()}")
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._show(lambda: self.console.print(text, highlight=False, markup=False, soft_wrap=True))
+
+    def _show(self, show: Callable[[], object]) -> None:
+        """A terminal that has gone away is no reason to end a search."""
+        try:
+            show()
+        except (OSError, ValueError):
+            self.console.quiet = True
 
     def line(self) -> Text:
         from rich.text import Text
@@ -104,6 +117,24 @@ class Progress:
             parts.append(f"{clock(max(left, 0.0))} left")
         parts.append(f"{self.engine.running} running")
         return " · ".join(parts)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    class Lasting(Console):
+        def on_broken_pipe(self) -> None:  # rich's own closes the program's stdout and exits
+            self.quiet = True
+
+    return Lasting(stderr=True)
+
+
+def _shows(stream: Any) -> bool:
+    """Whether a stream ends at a terminal."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
 
 
 def clock(seconds: float) -> str:
