@@ -35,13 +35,10 @@ async def objective(params, trial):
     if trial.id == 3:
         print("said by the objective", flush=True)
     if trial.id == 30:
-        await gate.wait()
+        await asyncio.sleep(0.09)
     return params["x"]
 
 async def main():
-    global gate
-    gate = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.09, gate.set)
     await ah.Search({"x": ah.float(-1, 1)}, seed=1).run(objective, steps=40, concurrency=2)
     print("done", flush=True)
 
