@@ -14,6 +14,7 @@ import socket
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -49,13 +50,13 @@ class Service:
         compressor = COMPRESSORS[query["codec"]](int(query["level"]))
         await receive()  # the request itself; whatever comes next is the client hanging up
         hung_up = asyncio.ensure_future(receive())
+        pieces = [partial(compressor.compress, TEXT[i : i + CHUNK]) for i in range(0, len(TEXT), CHUNK)]
         body = b""
-        for start in range(0, len(TEXT), CHUNK):
-            body += await asyncio.to_thread(compressor.compress, TEXT[start : start + CHUNK])
+        for compress in (*pieces, compressor.flush):
+            body += await asyncio.to_thread(compress)
             if hung_up.done():
                 self.abandoned += 1
                 return
-        body += await asyncio.to_thread(compressor.flush)
         hung_up.cancel()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})

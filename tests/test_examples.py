@@ -64,5 +64,5 @@ def test_digits_survives_ctrl_c_and_carries_on_to_its_end(tmp_path: Path) -> Non
 def test_the_http_service_sees_that_its_readers_hang_up(tmp_path: Path) -> None:
     out, _ = finish(start("http_service.py", tmp_path))
     gave_up, seen = map(int, re.search(r"(\d+) evaluations took too long; the service saw (\d+)", out).groups())  # type: ignore[union-attr]  # or the test fails
-    assert gave_up > 0 and seen == gave_up
+    assert 0 < seen <= gave_up  # on a crowded machine a reader may give up before the service has its request
     assert not list(tmp_path.iterdir())
