@@ -12,9 +12,10 @@ import functools
 import inspect
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 Listener: TypeAlias = Callable[[int], None]
 
@@ -69,7 +70,7 @@ class _Station:
             return False
         if signal.getsignal(self.number) == self.handle:
             signal.signal(self.number, self.before)
-            if getattr(self.before, "__module__", None) == "asyncio.unix_events":
+            if _is_a_loops(self.before):
                 signal.siginterrupt(self.number, False)  # as the loop had it
         return self.received > 0
 
@@ -88,11 +89,47 @@ class _Station:
 
     def _as_before(self, frame: Any) -> None:
         if callable(self.before):
-            self.before(self.number, frame)
+            if not _is_a_loops(self.before):  # the loop called the host's handler when the signal came
+                self.before(self.number, frame)
         elif self.before is signal.SIG_DFL:
             signal.signal(self.number, signal.SIG_DFL)
             os.kill(os.getpid(), self.number)
             os._exit(128 + self.number)  # the kernel spares the first process of a container
+
+
+class _Wake:
+    """Wakes a loop when a signal comes.
+
+    Python runs handlers in the main thread, which may be about to sleep in `select`, or the kernel may have interrupted
+    another thread; then nothing would happen until the loop has something else to do.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._here, self._there = socket.socketpair()
+        self._here.setblocking(False)
+        self._there.setblocking(False)
+        theirs = signal.set_wakeup_fd(self._there.fileno(), warn_on_full_buffer=False)
+        if theirs >= 0:  # the loop's own, or the host's: it does the same
+            signal.set_wakeup_fd(theirs)
+            if came := self._drain():
+                os.write(theirs, came)
+        loop.add_reader(self._here, self._drain)
+
+    def close(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._here)
+        current = signal.set_wakeup_fd(-1)
+        if current not in (-1, self._there.fileno()):
+            signal.set_wakeup_fd(current)
+        self._here.close()
+        self._there.close()
+
+    def _drain(self) -> bytes:
+        try:
+            return self._here.recv(4096)
+        except BlockingIOError:
+            return b""
 
 
 _stations = {number: _Station(number) for number in SIGNALS}
@@ -101,6 +138,8 @@ _stations = {number: _Station(number) for number in SIGNALS}
 class Signals:
     """Listens for a search, from `enter` to `leave`. Does nothing outside of the main thread."""
 
+    _wake: ClassVar[_Wake | None] = None
+
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._entered = False
@@ -108,6 +147,11 @@ class Signals:
     def enter(self) -> None:
         if threading.current_thread() is threading.main_thread():
             loop = asyncio.get_running_loop()
+            if Signals._wake is not None and not Signals._wake.loop.is_running():
+                Signals._wake.close()
+                Signals._wake = None
+            if Signals._wake is None:
+                Signals._wake = _Wake(loop)
             for station in _stations.values():
                 station.enter(loop, self._listener)
             self._entered = True
@@ -117,7 +161,17 @@ class Signals:
         if not self._entered:
             return []
         self._entered = False
-        return [s.hand_over for s in _stations.values() if s.leave(self._listener)]
+        to_do = [s.hand_over for s in _stations.values() if s.leave(self._listener)]
+        if Signals._wake is not None and not any(s.listeners for s in _stations.values()):
+            Signals._wake.close()
+            Signals._wake = None
+        return to_do
+
+
+def _is_a_loops(before: Any) -> bool:
+    """Whether this is what `loop.add_signal_handler` installs; what the host gave it is not called through it."""
+    of_uvloop = isinstance(getattr(before, "__self__", None), asyncio.AbstractEventLoop)
+    return of_uvloop or getattr(before, "__module__", None) == "asyncio.unix_events"
 
 
 def _is_plain(before: Any) -> bool:

@@ -209,3 +209,31 @@ def test_signals_ignored_on_purpose_stay_ignored(tmp_path: Path) -> None:
         child.signal(signal.SIGTERM)
         assert child.status() == -signal.SIGTERM
         assert records(path)[-1]["reason"] == "sigterm"
+
+
+def test_a_signal_that_interrupts_another_thread_is_heard_at_once(tmp_path: Path) -> None:
+    """The loop sleeps in the main thread meanwhile, and must be woken."""
+    path = tmp_path / "a.ckpt"
+    with Child(
+        "tuning.py", tmp_path, path=str(path), host="elsewhere", quick=3, drains=[3], concurrency=2, grace=0.2
+    ) as child:
+        child.wait_line("start", count=5)
+        sent = child.signal(signal.SIGTERM)
+        assert wait_told(path, {3}, 5) - sent < SLACK_S
+        assert child.status() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_loop_that_was_abandoned_with_its_search_holds_no_signal(tmp_path: Path, again: bool, number: int) -> None:
+    """Its process can be ended as any other, also while a search in another loop runs."""
+    path = tmp_path / "a.ckpt"
+    words = {"path": str(path), "again": again, "quick": 1, "concurrency": 2, "grace": 0.2}
+    with Child("tuning.py", tmp_path, host="abandons", **words) as child:
+        child.wait_line("abandoned", False)
+        if again:
+            child.wait_line("start", 1, count=2)
+        child.signal(number)
+        assert child.status() == (0 if again and number == signal.SIGINT else -number)
+        if again:
+            assert records(tmp_path / "a.ckpt2")[-1]["kind"] == "ended"

@@ -34,6 +34,7 @@ def ends_at_once(trial: ah.RunningTrial) -> bool:
 
 
 async def coroutine(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    _seen.append(trial)
     say("start", trial.id, trial.attempt, params)
     try:
         if trial.id in DRAINS:
@@ -168,6 +169,30 @@ async def with_exit_handler() -> None:
     await tune(space())
 
 
+async def with_signals_going_to_another_thread() -> None:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in this thread only
+    await tune(space())
+
+
+def abandon() -> None:
+    """A loop is stopped with a search in it, and never run again; signals are the process's own again."""
+    first = asyncio.new_event_loop()
+    left = first.create_task(tune(space()))
+    first.run_until_complete(first.create_task(_begun(2)))
+    say("abandoned", left.done())
+    if WORDS.get("again"):
+        WORDS["path"] += "2"
+        asyncio.run(alone())
+    else:
+        time.sleep(LONG_S)
+
+
+async def _begun(count: int) -> None:
+    while len(_seen) < count:
+        await asyncio.sleep(0.005)
+
+
 async def two_searches() -> None:
     async def one(search: ah.Search, path: str, kind: str) -> None:
         await search.run(
@@ -180,15 +205,27 @@ async def two_searches() -> None:
     say("after")
 
 
+async def one_after_another() -> None:
+    """The second search begins when the first has heard of the signal, and still drains."""
+    first, second = space(), space()
+    run = asyncio.ensure_future(tune(first))
+    while not (asked_to_end := any(trial.interrupted.is_set() for trial in _seen)):
+        await asyncio.sleep(0.005)
+    await second.run(coroutine, steps=100, checkpoint_path=WORDS["path"] + "2", quiet=True, grace=WORDS["grace"])
+    await run
+    say("after", asked_to_end)
+
+
+_seen: list[ah.RunningTrial] = []
+
+
 async def left_in_background() -> None:
     """The main coroutine ends with the search under way: asyncio.run cancels every task there is."""
-    task = asyncio.ensure_future(tune(space()))
-    while not (WORDS["until"] <= len(_durable)):
+    search = space()
+    task = asyncio.ensure_future(tune(search))
+    while len(search.history) < WORDS["until"]:
         await asyncio.sleep(0)
     say("leaving", task.done())
-
-
-_durable: list[int] = []
 
 
 def off_the_main_thread() -> None:
@@ -225,7 +262,9 @@ HOSTS = {
     "loop": with_loop_handler,
     "signal": with_signal_handler,
     "exit": with_exit_handler,
+    "elsewhere": with_signals_going_to_another_thread,
     "two": two_searches,
+    "late": one_after_another,
     "background": left_in_background,
     "chaos": chaos,
 }
@@ -235,6 +274,8 @@ def main() -> None:
     host = WORDS.get("host", "alone")
     if host == "thread":
         off_the_main_thread()
+    elif host == "abandons":
+        abandon()
     elif WORDS.get("loop") == "uvloop":
         import uvloop
 

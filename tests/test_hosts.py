@@ -1,0 +1,290 @@
+"""A search inside of somebody else's program: signal handlers of the host, its event loop, its cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import urllib.request
+from pathlib import Path
+
+import anyio
+import pytest
+
+import asynchopper as ah
+from tests.processes import Child, asked, records, told, wait_told
+from tests.test_signals import LOOPS, SLACK_S, check_resume
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("host", ["loop", "signal"])
+def test_the_hosts_own_handler_is_called_and_put_back(tmp_path: Path, host: str, number: int, loop: str) -> None:
+    path = tmp_path / "a.ckpt"
+    with Child(
+        "tuning.py", tmp_path, path=str(path), host=host, loop=loop, quick=3, drains=[3, 4], concurrency=2
+    ) as child:
+        child.wait_line("start", count=5)
+        sent = child.signal(number)
+        assert wait_told(path, {0, 1, 2, 3, 4}, 5) - sent < SLACK_S
+        assert child.status() == 0
+        told_host = [line[0] for line in child.wire.said() if line[0] in ("host", "returned", "same")]
+        assert told_host == ["host", "returned", "same", "host"], "before the run returns"
+        reason = "sigterm" if number == signal.SIGTERM else "sigint"
+        assert child.wire.said("returned") == [["returned", reason, True]]
+        assert child.wire.said("same") == [["same", True]]
+        assert len(child.wire.said("host")) == 2, "once for our signal, once for the one after the run"
+        assert child.wire.said("after")
+        if host == "signal":
+            assert child.wire.said("host")[0] == ["host", number, True]
+    check_resume(tmp_path, path, {}, 12, concurrency=2)
+
+
+def test_a_host_hears_of_every_sigint_and_no_keyboard_interrupt_falls_into_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with Child("tuning.py", tmp_path, path=str(path), host="signal", quick=3, drains=[3], concurrency=2) as child:
+        child.wait_line("start", count=5)
+        child.signal(signal.SIGINT)
+        child.wait_line("durable", 3)
+        child.signal(signal.SIGINT)
+        assert child.status() == 0
+        assert child.wire.said("host", signal.SIGINT) == [["host", signal.SIGINT, True]] * 2
+        assert child.wire.said("returned", "sigint")
+
+
+def test_a_handler_that_exits_does_so_after_the_flush(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with Child(
+        "tuning.py", tmp_path, path=str(path), host="exit", quick=3, drains=[3], concurrency=2, grace=0.2
+    ) as child:
+        starts = child.wait_line("start", count=5)
+        child.signal(signal.SIGTERM)
+        assert child.status() == 7
+        assert sorted(told(path)) == [0, 1, 2, 3]
+        assert records(path)[-1]["kind"] == "ended"
+        in_flight = {line[1]: line[3] for line in starts if line[1] == 4}
+    check_resume(tmp_path, path, in_flight, 9, concurrency=2)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_host_that_cancels_the_run_on_a_signal(tmp_path: Path, loop: str) -> None:
+    path = tmp_path / "a.ckpt"
+    with Child("tuning.py", tmp_path, path=str(path), host="cancels", loop=loop, quick=3, concurrency=2) as child:
+        starts = child.wait_line("start", count=5)
+        sent = child.signal(signal.SIGTERM)
+        assert child.status() == 0
+        assert time.monotonic() - sent < SLACK_S
+        assert child.wire.said("cancelled run")
+        in_flight = {line[1]: line[3] for line in starts if line[1] > 2}
+        assert told(path, "interrupted").keys() == in_flight.keys()
+    check_resume(tmp_path, path, in_flight, 9, concurrency=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_searches_in_one_loop_both_hear(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "a.ckpt"
+    with Child("tuning.py", tmp_path, path=str(path), host="two", quick=3, grace=0.2) as child:
+        child.wait_line("start", count=8)
+        sent = child.signal(number)
+        assert child.status() == (-number if number == signal.SIGTERM else 0)
+        assert time.monotonic() - sent < 0.2 + SLACK_S
+        for log in (path, tmp_path / "a.ckpt2"):
+            assert sorted(told(log)) == [0, 1, 2]
+            assert told(log, "interrupted").keys() == {3}
+            assert records(log)[-1]["reason"] == ("sigterm" if number == signal.SIGTERM else "sigint")
+        assert bool(child.wire.said("after")) == (number == signal.SIGINT)
+
+
+def test_a_search_that_begins_after_sigterm_hears_of_it(tmp_path: Path) -> None:
+    """While another still drains: otherwise it would keep the process from ever ending."""
+    path = tmp_path / "a.ckpt"
+    with Child(
+        "tuning.py", tmp_path, path=str(path), host="late", quick=3, drains=[3], grace=0.3, concurrency=2
+    ) as child:
+        child.wait_line("start", count=5)
+        sent = child.signal(signal.SIGTERM)
+        assert child.status() == -signal.SIGTERM
+        assert time.monotonic() - sent < 0.6 + SLACK_S
+        assert records(tmp_path / "a.ckpt2")[-1]["reason"] == "sigterm"
+
+
+def test_off_the_main_thread_the_hosts_handler_stops_the_search(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with Child(
+        "tuning.py", tmp_path, path=str(path), host="thread", quick=3, drains=[3], concurrency=2, grace=0.3
+    ) as child:
+        starts = child.wait_line("start", count=5)
+        sent = child.signal(signal.SIGTERM)
+        assert child.status() == 0
+        assert time.monotonic() - sent < 0.3 + SLACK_S
+        assert child.wire.said("host") == [["host", signal.SIGTERM]]
+        assert child.wire.said("same") == [["same", True]], "no handler was touched"
+        assert child.wire.said("returned") == [["returned", "stopped", True]]
+        in_flight = {line[1]: line[3] for line in starts if line[1] == 4}
+        assert told(path, "interrupted").keys() == in_flight.keys()
+    check_resume(tmp_path, path, in_flight, 9, concurrency=2)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_run_that_the_end_of_asyncio_run_cancels_keeps_everything(tmp_path: Path, loop: str) -> None:
+    """asyncio.run cancels every task there is, those that evaluate and those that write among them."""
+    path = tmp_path / "a.ckpt"
+    words = {"path": str(path), "concurrency": 8, "loop": loop}
+    with Child("tuning.py", tmp_path, host="background", until=20, steps=200, **words) as child:
+        assert child.status() == 0, child.stderr()
+        assert child.stderr() == ""
+        assert child.wire.said("leaving") == [["leaving", False]]
+        durable = {line[1] for line in child.wire.said("durable")}
+        assert durable <= told(path).keys()
+        assert told(path, "failed") == {}
+        assert records(path)[-1]["reason"] == "stopped"
+        open_trials = asked(path).keys() - told(path).keys()
+        in_flight = {i: asked(path)[i]["params"] for i in open_trials}
+    check_resume(tmp_path, path, in_flight, 200, concurrency=8)
+
+
+# -- a web server
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_under_uvicorn_the_run_returns_and_the_server_ends(tmp_path: Path, number: int, loop: str) -> None:
+    path, grace = tmp_path / "a.ckpt", 0.4
+    words = {"path": str(path), "quick": 3, "drains": [3], "concurrency": 2, "grace": grace, "loop": loop}
+    with Child("server.py", tmp_path, **words) as child:
+        port = child.wait_line("serving")[0][1]
+        starts = child.wait_line("start", count=5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as answer:
+            assert answer.read() == b"tuning", "the search does not keep the server from serving"
+        sent = child.signal(number)
+        assert wait_told(path, {0, 1, 2, 3}, SLACK_S) - sent < SLACK_S
+        child.wait_line("host", number)
+        assert child.status() == -number, "uvicorn raises what it caught again, once it is done"
+        assert time.monotonic() - sent < grace + SLACK_S
+        order = [line[0] for line in child.wire.said() if line[0] in ("host", "returned", "shutdown", "run returned")]
+        assert order.count("host") == 1
+        assert order[-2:] == ["shutdown", "run returned"]
+        assert child.wire.said("returned") == [["returned", "sigterm" if number == signal.SIGTERM else "sigint", True]]
+        in_flight = {line[1]: line[3] for line in starts if line[1] == 4}
+        assert told(path, "interrupted").keys() == in_flight.keys()
+    check_resume(tmp_path, path, in_flight, 9, concurrency=2)
+
+
+# -- cancellation
+
+
+class Slots:
+    """An objective whose first trials end at once, and whose others wait until they are cancelled."""
+
+    def __init__(self, quick: int) -> None:
+        self.quick = quick
+        self.started: list[int] = []
+        self.cancelled: list[int] = []
+        self.waiting = asyncio.Event()
+
+    async def __call__(self, params: dict[str, float], trial: ah.RunningTrial) -> float:
+        self.started.append(trial.id)
+        if trial.id >= self.quick:
+            if len(self.started) == self.quick + 2:
+                self.waiting.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.append(trial.id)
+                raise
+        return params["x"]
+
+
+def a_search() -> ah.Search:
+    return ah.Search(x=ah.float(0, 1), seed=3)
+
+
+async def check_cancelled(search: ah.Search, slots: Slots, path: Path) -> None:
+    assert slots.cancelled == [3, 4]
+    assert search.outcome is not None
+    assert search.outcome.reason == "stopped"
+    assert sorted(told(path)) == [0, 1, 2]
+    assert told(path, "interrupted").keys() == {3, 4}
+    mine = {asyncio.current_task()}
+    assert asyncio.all_tasks() == mine, "nothing is left running"
+    slots.quick = 100
+    await search.run(slots, steps=8, concurrency=2, checkpoint_path=path, quiet=True)
+    assert sorted(told(path)) == list(range(8))
+    assert [asked(path)[i]["attempt"] for i in range(8)] == [1, 1, 1, 2, 2, 1, 1, 1]
+
+
+@pytest.mark.every_loop
+async def test_cancelling_the_task_that_runs(tmp_path: Path) -> None:
+    search, slots, path = a_search(), Slots(3), tmp_path / "a.ckpt"
+    run = asyncio.ensure_future(search.run(slots, steps=8, concurrency=2, checkpoint_path=path, quiet=True))
+    await asyncio.wait_for(slots.waiting.wait(), 10)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await check_cancelled(search, slots, path)
+
+
+@pytest.mark.every_loop
+async def test_a_timeout_around_the_run(tmp_path: Path) -> None:
+    search, slots, path = a_search(), Slots(3), tmp_path / "a.ckpt"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await search.run(slots, steps=8, concurrency=2, checkpoint_path=path, quiet=True)
+    await check_cancelled(search, slots, path)
+
+
+@pytest.mark.every_loop
+async def test_an_anyio_scope_around_the_run(tmp_path: Path) -> None:
+    """anyio cancels again and again until the scope is left."""
+    search, slots, path = a_search(), Slots(3), tmp_path / "a.ckpt"
+    ended: list[str] = []
+
+    class Watch(ah.Callback):
+        def on_end(self, search: ah.Search) -> None:
+            assert search.outcome is not None
+            ended.append(search.outcome.reason)
+
+    with anyio.move_on_after(0.3) as scope:
+        await search.run(slots, steps=8, concurrency=2, checkpoint_path=path, quiet=True, callbacks=Watch())
+    assert scope.cancelled_caught
+    assert ended == ["stopped"]
+    await check_cancelled(search, slots, path)
+
+
+@pytest.mark.every_loop
+async def test_cancelling_waits_for_what_evaluations_clean_up() -> None:
+    """Within the grace: a remote job may need a moment to be called off."""
+    cleaned: list[int] = []
+    waiting = asyncio.Event()
+
+    async def objective(params: dict[str, float], trial: ah.RunningTrial) -> float:
+        try:
+            waiting.set()
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(70):
+                await asyncio.sleep(0.01)
+            cleaned.append(trial.id)
+        return 0.0
+
+    run = asyncio.ensure_future(a_search().run(objective, steps=8, concurrency=2, quiet=True))
+    await asyncio.wait_for(waiting.wait(), 10)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert sorted(cleaned) == [0, 1]
+
+
+@pytest.mark.every_loop
+async def test_cancelling_before_anything_has_started(tmp_path: Path) -> None:
+    search, path = a_search(), tmp_path / "a.ckpt"
+    for turns in range(12):
+        run = asyncio.ensure_future(search.run(Slots(3), steps=8, concurrency=2, checkpoint_path=path, quiet=True))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    await search.run(Slots(100), steps=8, concurrency=2, checkpoint_path=path, quiet=True)
+    assert sorted(told(path)) == list(range(8))
