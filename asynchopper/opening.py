@@ -145,7 +145,7 @@ async def opened(opening: Opening, mine: State) -> Journal:
 
 
 async def _continued(storage: Storage, mine: State) -> Journal:
-    stored = State(mine.space)
+    stored = State(mine.space, remember=False)
     await replay(storage.read(), stored, storage.location)
     if stored.header is None:
         journal = Journal(mine, storage)
@@ -181,13 +181,14 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
         )
     if seed is not None and seed != header.seed and journal.storage is not None:
         _log.warning("%s goes on with its own seed %d, not %d", journal.storage.location, header.seed, seed)
-    state.remember_candidates(opening.duplicates != "allow")
+    wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
+    await asyncio.to_thread(state.remember_candidates, *wanted)
     if opening.pruner is not None:
         opening.pruner.direction = opening.direction
         restore_pruner(opening.pruner, state)
     journal.stage(_run(state, opening.budget))
     await journal.commit()
-    proposer = Proposer(opening.sampler, opening.schedule, opening.duplicates, guesses, header.seed)
+    proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed)
     return Ledger(journal, proposer, opening.budget, opening.pruner)
 
 

@@ -345,18 +345,13 @@ class Search:
         state = self._journal.state
         if state.header is None:
             state.fold(new_header(self.space, "maximize", self._seed))
-        if pruner is None and self._ledger is not None:
-            pruner = self._ledger.pruner
-        facts = state.facts()
+        seen = state.told
+        if self._ledger is not None and pruner in (None, self._ledger.pruner):
+            pruner, seen = self._ledger.pruner, self._ledger.observed
+        saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
+        facts = state.facts(saw, seen)
         first = next(facts)  # taken now, with the trials that are out
-        saw = [] if pruner is None else [PrunerSaw(type(pruner).__name__, pruner.state_dict())]
-
-        def written() -> list[bytes]:
-            all_facts = [first, *facts]
-            end = [all_facts.pop()] if isinstance(all_facts[-1], Ended) else []
-            return [encode(f, self.space) for f in (*all_facts, *saw, *end)]
-
-        records = await asyncio.to_thread(written)
+        records = await asyncio.to_thread(lambda: [encode(f, self.space) for f in (first, *facts)])
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():
@@ -375,7 +370,7 @@ class Search:
         if self._busy:
             raise UsageError("this search is running; load into another one, or wait for the run to end")
         storage = open_storage(path)
-        state = State(self.space)
+        state = State(self.space, remember=False)
         await storage.open(readonly=True)
         try:
             await replay(storage.read(), state, storage.location)

@@ -119,7 +119,7 @@ class Mark(NamedTuple):
 class State:
     """What is known of a search: the finished trials, the ones that are out, the best, what was spent."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, *, remember: bool = True) -> None:
         self.space = space
         self.header: Header | None = None
         self.run: Run | None = None
@@ -127,8 +127,10 @@ class State:
         self.described: dict[str, Json] | None = None
         self.table = Table(space)
         self.pending: dict[int, Pending] = {}
-        self.seen: dict[int, int] | None = {}
-        """Key of every candidate that was asked, to its trial; `None` where nobody wants to know."""
+        self.seen: set[int] | None = set() if remember else None
+        """Key of every candidate that was asked; `None` where nobody wants to know."""
+        self.trial_of: dict[int, int] | None = None
+        """The trial of each of these, where somebody wants to know that, too."""
         self.next_id = 0
         self.best_row = -1
         self.sign = 1.0
@@ -183,7 +185,9 @@ class State:
             if key in self.seen:
                 key = None
             else:
-                self.seen[key] = id
+                self.seen.add(key)
+                if self.trial_of is not None:
+                    self.trial_of[key] = id
         if self._undo is not None:
             self._undo.append((before, id, key))
 
@@ -251,7 +255,9 @@ class State:
             if before is not None:
                 self.pending[before.id] = before
             if key is not None and self.seen is not None:
-                self.seen.pop(key, None)
+                self.seen.discard(key)
+                if self.trial_of is not None:
+                    self.trial_of.pop(key, None)
         for name in Mark._fields[2:]:
             setattr(self, name, getattr(mark, name))
 
@@ -285,24 +291,33 @@ class State:
     def spent_cost(self) -> float:
         return self.cost - (self.run.base_cost if self.run else 0.0)
 
-    def remember_candidates(self, wanted: bool) -> None:
-        """Whether `seen` is kept; switching it on fills it from what is known."""
+    def remember_candidates(self, wanted: bool, trials: bool = False) -> None:
+        """Whether `seen` is kept, and `trial_of`; what is switched on is filled from what is known."""
         if not wanted:
-            self.seen = None
-        elif self.seen is None:
-            self.seen = {}
-            for row in range(len(self.table)):
-                if row not in self.table.foreign:
-                    self.seen.setdefault(self.space.key(self.table.row(row)), self.table.ids[row])
-            for asked in self.pending.values():
-                if not asked.foreign:
-                    self.seen.setdefault(self.space.key(asked.values), asked.id)
+            self.seen = self.trial_of = None
+            return
+        if self.seen is not None and (self.trial_of is not None) == trials:
+            return
+        known: dict[int, int] = {}
+        table, key = self.table, self.space.key
+        for row in range(len(table)):
+            if row not in table.foreign:
+                known.setdefault(key(table.row(row)), table.ids[row])
+        for asked in self.pending.values():
+            if not asked.foreign:
+                known.setdefault(key(asked.values), asked.id)
+        self.seen, self.trial_of = set(known), known if trials else None
 
-    def facts(self) -> Iterator[Fact]:
-        """A log that folds to this state: what `save` writes. What is out is taken now, the rows as they are read."""
-        return self._facts(len(self.table), list(self.pending.values()))
+    def facts(self, saw: PrunerSaw | None = None, seen: int = 0) -> Iterator[Fact]:
+        """A log that folds to this state: what `save` writes. What is out is taken now, the rows as they are read.
 
-    def _facts(self, rows: int, pending: list[Pending]) -> Iterator[Fact]:
+        `saw` is the state of a pruner that has seen the first `seen` of the finished trials.
+        """
+        if saw is None and self.pruner is not None:
+            saw, seen = self.pruner, self.pruner_row
+        return self._facts(len(self.table), list(self.pending.values()), saw, seen)
+
+    def _facts(self, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int) -> Iterator[Fact]:
         if self.header is None:
             return
         yield self.header
@@ -311,6 +326,8 @@ class State:
         unasked += [(p.id, p) for p in pending]
         unasked.sort(key=itemgetter(0), reverse=True)
         for row in range(rows):
+            if saw is not None and row == seen:
+                yield saw
             id = t.ids[row]
             while unasked and unasked[-1][0] <= id:  # trials are asked in the order of their ids, and told in any
                 yield self._asked_as(unasked.pop()[1])
@@ -332,8 +349,8 @@ class State:
         for asked in pending:
             if asked.saved is not None:
                 yield Saved(asked.id, asked.attempt, asked.saved)
-        if self.pruner is not None and self.pruner_row == rows:
-            yield self.pruner
+        if saw is not None and seen >= rows:
+            yield saw
         if self.reason is not None:
             yield Ended(self.reason, self.elapsed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -60,12 +60,11 @@ class Proposer:
         self,
         sampler: Sampler,
         schedule: Schedule,
-        duplicates: Duplicates,
         guesses: deque[Mapping[Any, Any]],
         seed: int,
     ) -> None:
         self._sampler, self._schedule = sampler, schedule
-        self._duplicates, self._guesses = duplicates, guesses
+        self._guesses = guesses
         self.guesses_used = 0
         self._streams = Streams(seed)
         self._counted = 0  # every point of the counting order before this one has been asked
@@ -96,7 +95,7 @@ class Proposer:
         key = self._key(state, proposal.values)
         if key is None or state.seen is None or key not in state.seen:
             return Next(proposal, key)
-        if self._duplicates == "reuse" and (row := _finished_row(state, state.seen[key])) is not None:
+        if state.trial_of is not None and (row := _finished_row(state, state.trial_of[key])) is not None:
             return Next(proposal, key, row)
         return self._other(view, rng)
 
@@ -121,7 +120,7 @@ class Proposer:
                 return Next(Proposal(values, origin), key)
         return self._count_through(space, seen, origin)
 
-    def _count_through(self, space: Space, seen: Mapping[int, int], origin: str) -> Next | None:
+    def _count_through(self, space: Space, seen: Set[int], origin: str) -> Next | None:
         """The next point that was never asked, in a scattered order of all; amortised, each point is looked at once."""
         if not space.cardinality < _COUNTABLE:
             return None

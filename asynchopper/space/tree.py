@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
+from asynchopper.space.counting import cardinality, fill
 from asynchopper.space.kinds import Choice, has_parameter, same, why_unstorable
-from asynchopper.space.scalars import Generator, Grid, IntGrid, Parameter, PowerGrid, Scalar
+from asynchopper.space.nodes import Branch, Constant, Leaf
+from asynchopper.space.scalars import Float, Generator, IntGrid, Parameter, PowerGrid, Scalar
 from asynchopper.trial import Values
 from asynchopper.values import Json, from_json
-
-
-class Leaf:
-    """A parameter at its place: `path` names it, `parent` is the (leaf, option) that must be taken for it to exist."""
-
-    __slots__ = ("index", "param", "parent", "path")
-
-    def __init__(self, index: int, path: str, param: Parameter, parent: tuple[int, int] | None) -> None:
-        self.index, self.path, self.param, self.parent = index, path, param, parent
-
-    def draw(self, u: float, rng: Generator) -> Any:
-        p = self.param
-        return p.draw(u, rng) if p.user_sample is None else self._taken(p.user_sample(rng))
-
-    def move(self, value: Any, u: float, rng: Generator, strength: float) -> Any:
-        p = self.param
-        if p.user_mutate is not None:
-            return self._taken(p.user_mutate(p.show(value), rng, strength))
-        if p.user_sample is not None and not isinstance(p, Scalar):
-            return self.draw(u, rng)
-        return p.move(value, u, rng, strength)
-
-    def _taken(self, given: Any) -> Any:
-        try:
-            return self.param.accept(given)
-        except SpaceError as e:
-            raise SpaceError(f"{self.path}: its own sample or mutate gave a value that does not belong: {e}") from None
 
 
 class Space:
@@ -55,7 +27,7 @@ class Space:
             raise SpaceError("a search space needs at least one parameter")
         self.tree = tree
         self.leaves: list[Leaf] = []
-        self._branches: dict[int, _Branch] = {}
+        self._branches: dict[int, Branch] = {}
         self._root = self._compile(tree, "", None, set())
         n = len(self.leaves)
         self.n = n
@@ -64,9 +36,10 @@ class Space:
         self._strays: set[int] = set()  # parameters of which a stored value lies outside of the present range
         self.size = sum(leaf.param.size for leaf in self.leaves)
         """How many numbers a candidate has; proposals of large ones are made off the event loop."""
-        self.cardinality = self._cardinality(self._root)
+        self.cardinality = cardinality(self._root)
         self._flat = self._flat_template()
         self._pack = self._packer()
+        self._plain = None if self.conditional else self._plain_forms()
 
     def __repr__(self) -> str:
         return f"Space({', '.join(self.paths)})"
@@ -89,7 +62,7 @@ class Space:
                 names = set(before)
                 options.append(self._compile(option, inside, (leaf.index, i), names))
                 used |= names
-            branch = self._branches[leaf.index] = _Branch(leaf, options)
+            branch = self._branches[leaf.index] = Branch(leaf, options)
             return branch
         if isinstance(node, Mapping) and has_parameter(node):
             for k in node:
@@ -99,14 +72,14 @@ class Space:
         if isinstance(node, (list, tuple)) and has_parameter(node):
             items = [self._compile(v, f"{path}.{i}" if path else str(i), parent, used) for i, v in enumerate(node)]
             return items if isinstance(node, list) else tuple(items)
-        return _Constant(node)
+        return Constant(node)
 
     def _flat_template(self) -> tuple[dict[Any, Any], list[Any], list[tuple[Any, int, Parameter]]] | None:
         """For the common space, one dict of scalars: what to copy, the keys to fill, the keys whose value is shown."""
         root = self._root
-        if not isinstance(root, dict) or not all(isinstance(v, (Leaf, _Constant)) for v in root.values()):
+        if not isinstance(root, dict) or not all(isinstance(v, (Leaf, Constant)) for v in root.values()):
             return None
-        template = {k: v.value if isinstance(v, _Constant) else None for k, v in root.items()}
+        template = {k: v.value if isinstance(v, Constant) else None for k, v in root.items()}
         keys = [k for k, v in root.items() if isinstance(v, Leaf)]
         shown = [
             (k, v.index, v.param)
@@ -114,19 +87,6 @@ class Space:
             if isinstance(v, Leaf) and type(v.param).show is not Parameter.show
         ]
         return template, keys, shown
-
-    def _cardinality(self, node: Any) -> float:
-        if isinstance(node, Leaf):
-            return node.param.cardinality
-        if isinstance(node, _Branch):
-            if node.leaf.param.user_sample is not None:
-                return math.inf
-            return _finite_or_inf(sum, [self._cardinality(o) for o in node.options])
-        if isinstance(node, dict):
-            return _finite_or_inf(math.prod, [self._cardinality(v) for v in node.values()])
-        if isinstance(node, (list, tuple)):
-            return _finite_or_inf(math.prod, [self._cardinality(v) for v in node])
-        return 1
 
     def _packer(self) -> Callable[..., bytes] | None:
         """For the common space, all scalars that fit 64 bits, one call that makes a candidate's bytes."""
@@ -140,6 +100,21 @@ class Space:
                 return None
             codes.append("q" if small or isinstance(param, Choice) else "d")
         return struct.Struct("<" + "".join(codes)).pack
+
+    def _plain_forms(self) -> list[tuple[str, type, Any, Any]] | None:
+        """Path, JSON type and bounds (or options) of each parameter, where that is all there is to reading it."""
+        forms: list[tuple[str, type, Any, Any]] = []
+        for leaf in self.leaves:
+            p = leaf.param
+            if type(p) is Float:
+                forms.append((leaf.path, float, p.low, p.high))
+            elif type(p) is IntGrid and p.step == 1:
+                forms.append((leaf.path, int, p.low, p.high))
+            elif type(p) is Choice and all(type(p.encode(i)) is str for i in range(p.n)):
+                forms.append((leaf.path, str, {p.encode(i): i for i in range(p.n)}, None))
+            else:
+                return None
+        return forms
 
     # candidates
 
@@ -199,29 +174,9 @@ class Space:
     def point(self, number: int) -> Values:
         """The candidate with a running number below `cardinality`, which must be finite."""
         values: list[Any] = [None] * self.n
-        rest = self._point(self._root, number, values)
+        rest = fill(self._root, number, values)
         assert rest == 0
         return tuple(values)
-
-    def _point(self, node: Any, number: int, values: list[Any]) -> int:
-        if isinstance(node, Leaf):
-            number, i = divmod(number, int(node.param.cardinality))
-            values[node.index] = _nth(node.param, i)
-            return number
-        if isinstance(node, _Branch):
-            number, i = divmod(number, int(self._cardinality(node)))
-            for option, inside in enumerate(node.options):
-                n = int(self._cardinality(inside))
-                if i < n:
-                    values[node.leaf.index] = option
-                    self._point(inside, i, values)
-                    break
-                i -= n
-            return number
-        children: Any = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-        for child in children:
-            number = self._point(child, number, values)
-        return number
 
     def key(self, values: Values) -> int:
         """A 64-bit number that two candidates share when they are the same point (and otherwise once in 10^19)."""
@@ -255,7 +210,7 @@ class Space:
     def _build(self, node: Any, values: Values) -> Any:
         if isinstance(node, Leaf):
             return node.param.show(values[node.index])
-        if isinstance(node, _Branch):
+        if isinstance(node, Branch):
             return self._build(node.options[values[node.leaf.index]], values)
         if isinstance(node, dict):
             return {k: self._build(v, values) for k, v in node.items()}
@@ -274,6 +229,9 @@ class Space:
 
     def decode(self, flat: Mapping[str, Json], rng: Callable[[], Generator]) -> tuple[Values, dict[str, Any]]:
         """A stored candidate in this space, and what of it this space does not know. What is missing is initial."""
+        plain = self._decode_plain(flat)
+        if plain is not None:
+            return plain, {}
         values: list[Any] = [None] * self.n
         known: set[str] = set()
         for leaf in self.leaves:
@@ -290,6 +248,24 @@ class Space:
         if len(known) == len(flat):
             return tuple(values), {}
         return tuple(values), {path: _foreign(data) for path, data in flat.items() if path not in known}
+
+    def _decode_plain(self, flat: Mapping[str, Json]) -> Values | None:
+        """The common case, at a fraction of the cost: exactly the scalars of this space, each in its range."""
+        if self._plain is None or len(flat) != self.n:
+            return None
+        values = []
+        for path, kind, low, high in self._plain:
+            value = flat.get(path)
+            if type(value) is not kind:
+                return None
+            if kind is str:
+                value = low.get(value)
+                if value is None:
+                    return None
+            elif not low <= value <= high:
+                return None
+            values.append(value)
+        return tuple(values)
 
     def fit(self, guess: Mapping[Any, Any], base: Values | None, rng: Generator) -> Values:
         """A partial candidate from outside, filled up from `base`; raises `SpaceError` naming what does not belong."""
@@ -315,7 +291,7 @@ class Space:
                 given[node.index] = node.param.accept(guess)
             except SpaceError as e:
                 raise SpaceError(f"{node.path}: {e}") from None
-        elif isinstance(node, _Branch):
+        elif isinstance(node, Branch):
             self._fit_branch(node, guess, given)
         elif isinstance(node, dict):
             if not isinstance(guess, Mapping):
@@ -334,7 +310,7 @@ class Space:
         elif not (node.value is guess or same(node.value, guess)):
             raise SpaceError(f"{path}: is the constant {node.value!r:.80} in this space, not {guess!r:.80}")
 
-    def _fit_branch(self, node: _Branch, guess: Any, given: dict[int, Any]) -> None:
+    def _fit_branch(self, node: Branch, guess: Any, given: dict[int, Any]) -> None:
         try:
             given[node.leaf.index] = node.leaf.param.accept(guess)
             return
@@ -368,39 +344,6 @@ class Space:
             problem = why_unstorable(leaf.param)
             if problem is not None:
                 raise SpaceError(f"{leaf.path}: a checkpoint {problem}")
-
-
-def _finite_or_inf(combined: Callable[[list[float]], float], counts: list[float]) -> float:
-    """Counts beyond 64 bits are as good as infinite, and an int that no float holds cannot meet an infinity."""
-    total = math.inf if math.inf in counts else combined(counts)
-    return total if total < 2**63 else math.inf
-
-
-class _Constant:
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-class _Branch:
-    __slots__ = ("leaf", "options")
-
-    def __init__(self, leaf: Leaf, options: list[Any]) -> None:
-        self.leaf, self.options = leaf, options
-
-
-def _nth(param: Parameter, i: int) -> Any:
-    if isinstance(param, Grid):
-        return param.cell(i)
-    if isinstance(param, Array):
-        n = int(param.scalar.cardinality)
-        flat = []
-        for _ in range(param.size):
-            i, digit = divmod(i, n)
-            flat.append(_nth(param.scalar, digit))
-        return np.array(flat, param.dtype).reshape(param.shape)
-    return i if isinstance(param, Choice) else param.init
 
 
 def _strayed(param: Parameter, value: Any) -> bool:

@@ -144,7 +144,7 @@ def _state(space: Space, history: History, direction: str) -> State:
 
 def _said(state: State) -> tuple[object, ...]:
     facts = [encode(fact, state.space) if _plain(state.space) else repr(fact) for fact in state.facts()]
-    return (facts, dict(state.seen or {}), state.next_id, state.best_row, state.elapsed, state.initial_asked)
+    return (facts, set(state.seen or ()), state.next_id, state.best_row, state.elapsed, state.initial_asked)
 
 
 def _same(space: Space, a: Proposal, b: Proposal) -> bool:

@@ -1,0 +1,55 @@
+"""What a space is compiled into: a node is a `Leaf`, a `Branch`, a `Constant`, or a dict, list or tuple of nodes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from asynchopper.errors import SpaceError
+from asynchopper.space.scalars import Generator, Parameter, Scalar
+
+Node: TypeAlias = Any
+
+
+class Leaf:
+    """A parameter at its place: `path` names it, `parent` is the (leaf, option) that must be taken for it to exist."""
+
+    __slots__ = ("index", "param", "parent", "path")
+
+    def __init__(self, index: int, path: str, param: Parameter, parent: tuple[int, int] | None) -> None:
+        self.index, self.path, self.param, self.parent = index, path, param, parent
+
+    def draw(self, u: float, rng: Generator) -> Any:
+        p = self.param
+        return p.draw(u, rng) if p.user_sample is None else self._taken(p.user_sample(rng))
+
+    def move(self, value: Any, u: float, rng: Generator, strength: float) -> Any:
+        p = self.param
+        if p.user_mutate is not None:
+            return self._taken(p.user_mutate(p.show(value), rng, strength))
+        if p.user_sample is not None and not isinstance(p, Scalar):
+            return self.draw(u, rng)
+        return p.move(value, u, rng, strength)
+
+    def _taken(self, given: Any) -> Any:
+        try:
+            return self.param.accept(given)
+        except SpaceError as e:
+            raise SpaceError(f"{self.path}: its own sample or mutate gave a value that does not belong: {e}") from None
+
+
+class Constant:
+    """What every candidate has alike."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Branch:
+    """A choice whose options hold parameters: a node for each option."""
+
+    __slots__ = ("leaf", "options")
+
+    def __init__(self, leaf: Leaf, options: list[Any]) -> None:
+        self.leaf, self.options = leaf, options
