@@ -1,6 +1,7 @@
 """Runs the Python blocks of a documentation page, in order, as one notebook: `python page.py <page.md>`.
 
-A block with a title is a file: it is written under that name and run as a script of its own. A block whose fence says `notest`
+A block with a title is a file: it is written under that name and run as a script of its own, or by pytest if it is called
+`test_…`. A TOML block with entry points makes them known, as installing their package would. A block whose fence says `notest`
 is left out. Line numbers in tracebacks are those of the page.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import os
 import re
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Block(NamedTuple):
@@ -48,8 +51,22 @@ def title(block: Block) -> str | None:
     return match[1] if match else None
 
 
+def _install(project: dict[str, Any]) -> None:
+    """The entry points of a project, where Python looks for those of installed ones."""
+    info = Path("page-1.0.dist-info")
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: page\nVersion: 1.0\n")
+    groups = project["project"]["entry-points"]
+    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups.items()]
+    (info / "entry_points.txt").write_text("".join(lines))
+
+
 def main(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
+    sys.path.insert(0, "")  # as in a notebook: what a page writes it can import
+    os.environ["PYTHONPATH"] = str(Path.cwd())
+    for block in blocks(page, "toml"):
+        _install(tomllib.loads(block.code))
     with asyncio.Runner() as runner:
         for block in blocks(page):
             if "notest" in block.words:
@@ -57,7 +74,8 @@ def main(page: Path) -> None:
             name = title(block)
             if name is not None:
                 Path(name).write_text(block.code + "\n", "utf-8")
-                subprocess.run([sys.executable, "-W", "error", name], check=True, timeout=60)
+                how = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if name.startswith("test_") else ["-W", "error"]
+                subprocess.run([sys.executable, *how, name], check=True, timeout=300)
                 continue
             source = "\n" * (block.line - 1) + block.code
             code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)

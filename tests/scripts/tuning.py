@@ -80,7 +80,14 @@ def spawning(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     return value_of(params)
 
 
+def holding(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    """Busy in C code that never lets go of the interpreter."""
+    say("start", trial.id, trial.attempt, params)
+    return float(sum(range(10**12)))
+
+
 OBJECTIVES = {
+    "holding": holding,
     "coroutine": coroutine,
     "stubborn": stubborn,
     "blocking": blocking,
@@ -103,7 +110,7 @@ async def tune(search: ah.Search, **words: Any) -> None:
         steps=WORDS.get("steps", 100),
         concurrency=WORDS.get("concurrency", 1),
         checkpoint_path=WORDS["path"],
-        executor="process" if name in ("process", "spawning") else None,
+        executor="process" if name in ("process", "spawning", "holding") else None,
         grace=WORDS.get("grace", 20.0),
         handle_signals=WORDS.get("handle_signals", True),
         timeout=WORDS.get("timeout"),
