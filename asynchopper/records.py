@@ -24,7 +24,7 @@ from asynchopper.values import Json, from_json, spell, to_json, unspell
 FORMAT = (1, 0)
 """Major and minor version. A newer minor adds kinds and members that older readers may skip."""
 
-_ADDED = frozenset({"seq", "left", "crc", "durable", "holder"})
+_ADDED = frozenset({"seq", "left", "crc"})
 _COUNT_LIMIT = 2**31  # of trials, attempts and steps; what a hostile file says beyond it fits no column
 _VALUES_LIMIT = 2**22  # in one record: what a parser makes of a hostile line stays below some 400 MB
 _TAIL = re.compile(rb',"seq":(0|[1-9][0-9]{0,15})(?:,"left":([1-9][0-9]{0,8}))?,"crc":(0|[1-9][0-9]{0,9})\}$')

@@ -20,8 +20,8 @@ Location: TypeAlias = "str | PathLike[str]"
 
 
 class Entry(NamedTuple):
-    """A record in a log. `data` is the JSON object that was appended; the backend may have added members of its own, out
-    of `seq`, `left`, `crc`, `durable` and `holder` (see `asynchopper.records.bare`)."""
+    """A record in a log. `data` is the JSON object that was appended; the backend may have added the
+    members `seq`, `left` and `crc` (see `asynchopper.records.bare`)."""
 
     seq: int
     data: bytes

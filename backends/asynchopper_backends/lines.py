@@ -89,21 +89,22 @@ def _parse_field(text: bytes) -> int | None:
     return int(digits) if digits.isdigit() and text == field(int(digits)) else None
 
 
-def _first(line: bytes) -> Watermark:
-    """Checks the first line of a log; gives its watermark."""
+def _first(line: bytes) -> tuple[Watermark, bytes]:
+    """Checks the first line of a log; gives its watermark, and the line without it: one torn field must not spoil it."""
     base = max(0, len(line) - _MARK_SIZE)
     found = _MARK.search(line, base) or _MARK_DAMAGED.search(line, base)
     if not line.startswith(HEADER):
         raise CheckpointCorrupted("this is not the first line of a checkpoint")
     if found is None:
         raise CheckpointCorrupted("the first line has lost its watermark")
-    check(line[: found.start()] + b"}", 0)
+    record = line[: found.start()] + b"}"
+    check(record, 0)
     counts = [_parse_field(text) for text in found.groups()[:2]]
     known = [c for c in counts if c is not None]
     if not known:
         raise CheckpointCorrupted("both watermarks in the first line are damaged")
     slot = 0 if counts[0] is None or (counts[1] is not None and counts[0] < counts[1]) else 1
-    return Watermark(found.start(1), slot, max(known))
+    return Watermark(found.start(1), slot, max(known)), record
 
 
 def _chunks(fd: int, start: int) -> Iterator[tuple[list[bytes], bytes]]:
@@ -137,9 +138,9 @@ def batches(fd: int) -> Generator[list[Entry], None, End]:
             for line in lines:
                 try:
                     if seq == 0:
-                        mark, follow = _first(line), 0
+                        (mark, record), follow = _first(line), 0
                     else:
-                        follow = check(line, seq)
+                        record, follow = line, check(line, seq)
                     if left and follow != left - 1:
                         raise CheckpointCorrupted(f"record {seq} does not belong to the batch that it stands in")
                 except CheckpointCorrupted as e:
@@ -147,7 +148,7 @@ def batches(fd: int) -> Generator[list[Entry], None, End]:
                         yield portion
                     return end(f"line {seq + 1}: {e}", seq > 0 and b"\0" in line)
                 offset += len(line) + 1
-                batch.append(Entry(seq, line))
+                batch.append(Entry(seq, record))
                 seq, left = seq + 1, follow
                 if not follow:
                     portion += batch
@@ -200,16 +201,13 @@ def _intact(fd: int, end: End) -> Iterator[list[Entry | Lost]]:
         portion: list[Entry | Lost] = []
         for line in lines:
             try:
-                if line.startswith(HEADER):
-                    _first(line)
-                    seq = 0
-                else:
-                    seq = unframe(line).seq
+                record = _first(line)[1] if line.startswith(HEADER) else line
+                seq = unframe(record).seq
             except CheckpointCorrupted as e:
                 bad, why = (bad, why) if bad else (number + 1, str(e))
             else:
                 portion += lost(at)
-                portion.append(Entry(seq, line))
+                portion.append(Entry(seq, record))
                 bad, whole = 0, at + len(line) + 1
             at += len(line) + 1
             number += 1
