@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -82,8 +83,10 @@ def finished(rounds: int, quick: bool) -> Row:
 
 
 def _held(n: int) -> int:
+    gc.collect()
     before = tracemalloc.get_traced_memory()[0]
-    search = in_loop(ours(n, 100))
+    search = in_loop(ours(n, 100, handle_signals=False))
+    gc.collect()
     held = tracemalloc.get_traced_memory()[0] - before
     del search
     return held
