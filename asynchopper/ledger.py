@@ -34,7 +34,8 @@ class Ledger(Host):
         """Why nothing more can be asked: `steps`, `runtime` or `exhausted`."""
         self.before = journal.state.elapsed
         self._began = time.monotonic()
-        self._observed = journal.head.rows
+        self.observed = journal.head.rows
+        """How many finished trials the pruner has seen."""
 
     @property
     def state(self) -> State:
@@ -134,8 +135,8 @@ class Ledger(Host):
 
     def news(self) -> list[Trial]:
         """The trials that have become durable since the last call; the pruner has seen them."""
-        rows = range(self._observed, self.journal.head.rows)
-        self._observed = self.journal.head.rows
+        rows = range(self.observed, self.journal.head.rows)
+        self.observed = self.journal.head.rows
         trials = [self.state.table.trial(row) for row in rows]
         if self.pruner is not None:
             for trial in trials:
@@ -173,12 +174,15 @@ def _small(state: Any) -> Any:
 
 
 def restore_pruner(pruner: Pruner, state: State) -> None:
-    """Brings a pruner to where the history is: from its own saved state where there is one, the rest by replay."""
-    saved = state.pruner if state.pruner is not None and state.pruner.name == type(pruner).__name__ else None
-    rows = range(state.pruner_row if saved else 0, state.told)
-    if saved is not None:
-        pruner.load_state_dict(saved.data)
-    elif state.told:
+    """Brings a pruner to where the history is: from its own saved state where that fits, the rest by replay."""
+    start = 0
+    if state.told or state.pruner is not None:
         pruner.reset()
-    for row in rows:
+    if state.pruner is not None and state.pruner.name == type(pruner).__name__:
+        try:
+            pruner.load_state_dict(state.pruner.data)
+            start = state.pruner_row
+        except (ValueError, KeyError, TypeError):  # of other settings, or of another version
+            pruner.reset()
+    for row in range(start, state.told):
         pruner.observe(state.table.trial(row))

@@ -35,7 +35,7 @@ class Pruner(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`; raises `ValueError` for the state of a pruner of other settings."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -127,7 +127,9 @@ class TopKPruner(Pruner):
             self._top.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"top": [[value, list(estimates)] for value, estimates in self._top]}
+        return {"k": self.k, "top": [[value, list(estimates)] for value, estimates in self._top]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["k"] != self.k:
+            raise ValueError(f"this is the state of a TopKPruner({state['k']}), and not of a TopKPruner({self.k})")
         self._top = [(float(v), tuple(float(x) for x in estimates)) for v, estimates in state["top"]]
