@@ -83,6 +83,8 @@ class _Worker:
                 loop.call_soon_threadsafe(self._deliver, answer, result, error)
             except RuntimeError:  # the loop has closed; nobody waits any more
                 return
+            if self.pool._closed:
+                return
             del job, fn, answer, result, error
 
     def _deliver(self, answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
