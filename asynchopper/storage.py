@@ -6,6 +6,7 @@ Its promises are checked by `asynchopper.testing.StorageContract`.
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -185,6 +186,7 @@ def open_storage(location: Location | Storage) -> Storage:
     return _backend("dir" if directory else "file").from_url(text)
 
 
+@functools.cache  # looking through all that is installed takes milliseconds; what is not found is looked for again
 def _backend(scheme: str) -> type[Storage]:
     from importlib.metadata import entry_points
 

@@ -12,10 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asynchopper.testing.crash_contract import CrashContract
     from asynchopper.testing.samplers import SamplerContract
     from asynchopper.testing.storages import ExclusiveStorageContract, PersistentStorageContract, StorageContract
 
 __all__ = [
+    "CrashContract",
     "ExclusiveStorageContract",
     "PersistentStorageContract",
     "SamplerContract",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CrashContract": "crash_contract",
     "ExclusiveStorageContract": "storages",
     "PersistentStorageContract": "storages",
     "SamplerContract": "samplers",

@@ -74,6 +74,14 @@ class CrashState:
     directories: set[str]
     promised: Any
     lost: str = ""
+    torn: Wrote | None = field(default=None, repr=False)
+    recording: Recording | None = field(default=None, repr=False)
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether the last thing that happened was a whole write of some size."""
+        last = self.recording.events[self.at - 1] if self.recording is not None and self.at else None
+        return self.torn is None and isinstance(last, Wrote) and len(last.data) > SECTOR // 8
 
     def __str__(self) -> str:
         return f"{self.kind} after event {self.at}{f' ({self.lost})' if self.lost else ''}, {self.promised} promised"
@@ -134,21 +142,32 @@ class _Disk:
 
 
 class Recording(Layer):
-    """Records what happens below `root`, from what is there now on. All that is there now counts as synced."""
+    """Records what happens below `root`, from what is there now on.
 
-    def __init__(self, root: Path) -> None:
+    All that is there now counts as synced. `after` a kill it does not: then `root` holds the state that the kill left, and
+    what was written before it and never synced can still be lost in a power cut.
+    """
+
+    def __init__(self, root: Path, after: CrashState | None = None) -> None:
         super().__init__(root)
         self.events: list[Event] = []
-        self._start = _Disk()
         self._files: dict[int, int] = {}  # descriptor to file
         self._lock = threading.RLock()
-        for path in sorted(Path(root).rglob("*")):
-            number = -1 if path.is_dir() else len(self._start.data)
-            self._start.names[str(path.relative_to(root))] = number
-            if number >= 0:
-                self._start.data[number] = path.read_bytes()
+        if after is not None and after.recording is not None:
+            self._start: _Disk = after.recording._start
+            self.events += after.recording.events[: after.at] + ([after.torn] if after.torn else [])
+        else:
+            self._start = _Disk()
+            for path in sorted(Path(root).rglob("*")):
+                number = -1 if path.is_dir() else len(self._start.data)
+                self._start.names[str(path.relative_to(root))] = number
+                if number >= 0:
+                    self._start.data[number] = path.read_bytes()
+        self._since = len(self.events)
         self._now = self._start.copy()
-        self._count = len(self._start.data)
+        for event in self.events:
+            self._now.take(event)
+        self._count = max(self._now.data, default=-1) + 1
 
     def promise(self, what: Any) -> None:
         """Notes that something has been promised to the outside; the last one counts."""
@@ -204,13 +223,14 @@ class Recording(Layer):
         """What a kill may leave: after every event, and with every write torn at several places. No state twice."""
         disk, promised, seen = self._start.copy(), None, set[bytes]()
         for at, event in enumerate([*self.events, None]):
-            yield from _new(seen, CrashState("kill", at, *disk.seen(), promised))
-            if isinstance(event, Wrote):
+            if at >= self._since:
+                yield from _new(seen, CrashState("kill", at, *disk.seen(), promised, "", None, self))
+            if isinstance(event, Wrote) and at >= self._since:
                 for size in _tears(event.data):
-                    torn = disk.copy()
-                    torn.take(Wrote(event.file, event.offset, event.data[:size]))
+                    torn, part = disk.copy(), Wrote(event.file, event.offset, event.data[:size])
+                    torn.take(part)
                     lost = f"the next write torn after {size} of {len(event.data)} bytes"
-                    yield from _new(seen, CrashState("kill", at, *torn.seen(), promised, lost))
+                    yield from _new(seen, CrashState("kill", at, *torn.seen(), promised, lost, part, self))
             if event is not None:
                 disk.take(event)
                 promised = event.what if isinstance(event, Promised) else promised
@@ -221,8 +241,11 @@ class Recording(Layer):
         durable, pending = self._start.copy(), list[Event]()
         promised = None
         for at, event in enumerate([*self.events, None]):
-            pieces = [piece for e in pending for piece in _pieces(e)]
-            for kept, lost in _choices(len(pieces), rng, draws):
+            pages = [piece for e in pending for piece in _pieces(e, PAGE)]
+            sectors = [piece for e in pending for piece in _pieces(e, SECTOR)]
+            chosen = [(pages, *choice) for choice in _choices(len(pages))]
+            chosen += [(sectors, *choice) for choice in _draws(len(sectors), rng, draws)]
+            for pieces, kept, lost in chosen if at >= self._since else ():
                 for grown in (False, True):
                     disk = durable.copy()
                     for i, piece in enumerate(pieces):
@@ -266,20 +289,20 @@ def _grow(disk: _Disk, piece: Wrote) -> None:
     disk.data[piece.file] = old.ljust(piece.offset + len(piece.data), b"\0")
 
 
-def _pieces(event: Event) -> Iterator[Event]:
-    """What of an event arrives on its own: pages of a write, by their place in the file."""
+def _pieces(event: Event, unit: int) -> Iterator[Event]:
+    """What of an event arrives on its own: pages or sectors of a write, by their place in the file."""
     if not isinstance(event, Wrote):
         yield event
         return
     at, end = event.offset, event.offset + len(event.data)
     while at < end:
-        upto = min(end, (at // PAGE + 1) * PAGE)
+        upto = min(end, (at // unit + 1) * unit)
         yield Wrote(event.file, at, event.data[at - event.offset : upto - event.offset])
         at = upto
 
 
-def _choices(n: int, rng: random.Random, draws: int) -> Iterator[tuple[frozenset[int], str]]:
-    """Which of `n` unsynced pieces arrived, and how that is called."""
+def _choices(n: int) -> Iterator[tuple[frozenset[int], str]]:
+    """Which of `n` unsynced pages arrived, and how that is called."""
     every = frozenset(range(n))
     yield frozenset(), "nothing unsynced arrived"
     yield every, "all arrived"
@@ -288,18 +311,22 @@ def _choices(n: int, rng: random.Random, draws: int) -> Iterator[tuple[frozenset
         yield frozenset({i}), f"only unsynced piece {i} of {n} arrived"
         yield frozenset(range(i)), f"the first {i} of {n} unsynced pieces arrived"
         yield frozenset(range(i, n)), f"the last {n - i} of {n} unsynced pieces arrived"
-    for _ in range(draws if n > 2 else 0):
+
+
+def _draws(n: int, rng: random.Random, draws: int) -> Iterator[tuple[frozenset[int], str]]:
+    """As `_choices`, at random."""
+    for _ in range(draws if n > 1 else 0):
         kept = frozenset(i for i in range(n) if rng.random() < 0.5)
-        yield kept, f"unsynced pieces {sorted(kept)} of {n} arrived"
+        yield kept, f"unsynced sectors {sorted(kept)} of {n} arrived"
 
 
 def _tears(data: bytes) -> list[int]:
     """Places where a write may be torn: at the ends, in the middle, around line ends, at pages and sectors."""
     places = {1, len(data) // 2, len(data) - 1}
     ends = [i + 1 for i in range(len(data)) if data[i : i + 1] == b"\n"] if len(data) < 2**16 else []
-    for end in ends[:3] + ends[-3:]:
+    for end in ends[:8] + ends[-8:]:
         places |= {end - 1, end, end + 1}
-    places |= set(range(SECTOR, min(len(data), 4 * SECTOR), SECTOR)) | set(range(PAGE, min(len(data), 3 * PAGE), PAGE))
+    places |= set(range(SECTOR, min(len(data), 64 * SECTOR), SECTOR))
     return sorted(p for p in places if 0 < p < len(data))
 
 
