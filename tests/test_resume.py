@@ -267,6 +267,43 @@ async def test_save_in_the_middle_of_a_run_brings_its_pruner_along(tmp_path: Pat
     assert len(other.history) > 10 and restored.state_dict() == expected.state_dict()
 
 
+class Gated(MemoryStorage):
+    """Holds a write back until it is let through."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.hold = False
+        self.held, self.free = asyncio.Event(), asyncio.Event()
+
+    async def append(self, records: Any) -> None:
+        if self.hold:
+            self.held.set()
+            await self.free.wait()
+        await super().append(records)
+
+
+async def test_save_while_results_are_being_written_loses_none_of_them_for_the_pruner(tmp_path: Path) -> None:
+    search, pruner, storage = new(), TopKPruner(8), Gated(str(uuid.uuid4()))
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        trial.report(score(params))
+        if trial.id == 3:
+            storage.hold = True
+        if trial.id == 2:
+            await storage.held.wait()
+            await search.save(tmp_path / "a.ckpt")
+            storage.hold = False
+            storage.free.set()
+        return score(params)
+
+    await search.run(objective, steps=10, concurrency=2, storage=storage, pruner=pruner, quiet=True)
+    other, restored, expected = new(), TopKPruner(8), TopKPruner(8)
+    await other.load(tmp_path / "a.ckpt", pruner=restored)
+    for trial in other.history:
+        expected.observe(trial)
+    assert len(other.history) >= 3 and restored.state_dict() == expected.state_dict()
+
+
 class Counting(ah.pruners.Pruner):
     """Knows something that no replay gives: how often it was asked."""
 
@@ -571,6 +608,18 @@ async def test_an_object_with_a_history_does_not_continue_another_search(where: 
     other = new()
     await other.load(where)
     assert len(other.history) == 6 and seen(other.history) == seen(search.history)
+
+
+async def test_two_continuations_of_one_search_are_kept_apart(tmp_path: Path, where: str) -> None:
+    search = new()
+    await search.run(score, steps=5, quiet=True)
+    await search.save(tmp_path / "common.ckpt")
+    other = new()
+    await other.load(tmp_path / "common.ckpt")
+    await search.run(lambda p: -score(p), steps=5, checkpoint_path=where, quiet=True)
+    await other.run(score, steps=8, quiet=True)
+    with pytest.raises(StudyMismatch, match=r"holds another search \(10 trials\) than this object \(13\)"):
+        await other.run(score, steps=5, checkpoint_path=where, quiet=True)
 
 
 async def test_a_search_that_ran_in_memory_moves_into_a_checkpoint(where: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import Any
 
+import orjson
 import pytest
 
 import asynchopper as ah
@@ -168,8 +169,16 @@ async def test_trials_that_are_out_at_the_end_come_back_first(tmp_path: Any) -> 
     path = tmp_path / "a.ckpt"
     async with ah.Search(SPACE, seed=1).session(steps=10, checkpoint_path=path) as session:
         out = [await session.ask() for _ in range(4)]
-        assert out[1] is not None
+        assert out[0] is not None and out[1] is not None
+        out[0].add_cost(2.5)
         await session.tell(out[1], 1.0)
+    told = [r for r in map(orjson.loads, path.read_bytes().splitlines()) if r["kind"] == "told"]
+    assert [(r["id"], r["state"], r.get("cost")) for r in told] == [
+        (1, "completed", None),
+        (0, "interrupted", 2.5),
+        (2, "interrupted", None),
+        (3, "interrupted", None),
+    ]
     again = ah.Search(SPACE)
     async with again.session(steps=10, checkpoint_path=path) as session:
         back = [await session.ask() for _ in range(3)]
