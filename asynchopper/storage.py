@@ -182,7 +182,10 @@ def open_storage(location: Location | Storage) -> Storage:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
     if match:
         return _backend(match[1].lower()).from_url(text)
-    directory = text.endswith(("/", "\\")) or Path(text).expanduser().is_dir()
+    try:
+        directory = text.endswith(("/", "\\")) or Path(text).expanduser().is_dir()
+    except OSError:  # too long a name, a directory that may not be entered: the backend says so when it opens it
+        directory = False
     return _backend("dir" if directory else "file").from_url(text)
 
 

@@ -169,10 +169,11 @@ class FileStorage(Storage):
             _log.warning("%s is empty: there is nothing to continue, and a new search begins in it", self.location)
         self._remove_leftovers()
         if overwrite or not exists:
-            self._replaced_fd = self._fd
-            self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+            self._replaced_fd, self._fd = self._fd, -1
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(self._temporary, flags, 0o600)
+            self._fd = os.open(temporary, flags, 0o600)
+            self._temporary = temporary
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._end = 0
 
@@ -182,19 +183,25 @@ class FileStorage(Storage):
         while True:
             fd = os.open(path, flags, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                holder = holder_said(fd) or _holder_known(fd)
+                self._lock(fd)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), os.stat(path)):
+                        return fd
+            except BaseException:
                 os.close(fd)
-                if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                raise CheckpointLocked(
-                    f"{self.location} is in use by {holder}; wait for it, stop it, or give this search another path"
-                ) from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
-                    return fd
+                raise
             os.close(fd)  # it was replaced while we waited for the lock
+
+    def _lock(self, fd: int) -> None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            holder = holder_said(fd) or _holder_known(fd)
+            raise CheckpointLocked(
+                f"{self.location} is in use by {holder}; wait for it, stop it, or give this search another path"
+            ) from None
 
     def _remove_leftovers(self) -> None:
         """Temporary files of writers that were killed. A living writer would hold the lock that we have."""
