@@ -157,14 +157,17 @@ class Engine:
         remaining = self.ledger.remaining()
         if math.isfinite(remaining):
             self._timers.append(self._event_loop.call_later(max(remaining, 0.0), self.stop, "runtime"))
-        cancelled: asyncio.CancelledError | None = None
+        me, cancels = asyncio.current_task(), 0
+        assert me is not None
         try:
             while True:
                 try:
                     await self._consume()
                     break
-                except asyncio.CancelledError as e:  # a host that shuts down cancels every task there is, this one too
-                    cancelled = e
+                except asyncio.CancelledError:  # a host that shuts down cancels every task there is, this one too
+                    if me.cancelling() == cancels:
+                        raise
+                    cancels = me.cancelling()
                     self.cancel("stopped")
         except BaseException as e:
             self.cancel("error")
@@ -174,8 +177,8 @@ class Engine:
                     await self._arrival()
                 while self._arrived:
                     self._running.pop(self._arrived.popleft()[0].id, None)
-        if cancelled is not None:
-            raise cancelled
+        if cancels:
+            raise asyncio.CancelledError
         self.reason = self.reason or self.ledger.dry or "stopped"
 
     async def _consume(self) -> None:

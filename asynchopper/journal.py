@@ -7,8 +7,8 @@ next. So writes are grouped by nature, and there is no background task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode
@@ -77,15 +77,15 @@ class Journal:
         while not batch.written:
             if self._broken is not None:
                 raise self._broken
-            if self._writing is None:
-                self._writing = asyncio.get_running_loop().create_task(self._write(), name="asynchopper-commit")
+            if self._writing is None or self._writing.done():
+                self._writing = _beyond_reach(self._write())
             await asyncio.shield(self._writing)
         if batch.error is not None:
             raise batch.error
 
     async def settle(self) -> None:
         """Waits for a write that is under way."""
-        while self._writing is not None:
+        while self._writing is not None and not self._writing.done():
             await asyncio.shield(self._writing)
 
     async def _write(self) -> None:
@@ -119,6 +119,16 @@ class Journal:
             return [encode(f, self.state.space) for f in facts]
         except (TypeError, ValueError) as e:
             raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
+
+
+def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that whoever cancels all tasks, as `asyncio.run` does at its end, does not find: a write is carried through.
+
+    Those who wait for it shield it, so nobody else cancels it either.
+    """
+    task = asyncio.get_running_loop().create_task(write, name="asynchopper-commit")
+    asyncio.tasks._unregister_task(task)
+    return task
 
 
 async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, location: str) -> None:

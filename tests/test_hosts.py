@@ -7,9 +7,11 @@ import signal
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+import uvloop
 
 import asynchopper as ah
 from tests.processes import Child, asked, records, told, wait_told
@@ -141,6 +143,53 @@ def test_a_run_that_the_end_of_asyncio_run_cancels_keeps_everything(tmp_path: Pa
         open_trials = asked(path).keys() - told(path).keys()
         in_flight = {i: asked(path)[i]["params"] for i in open_trials}
     check_resume(tmp_path, path, in_flight, 200, concurrency=8)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_cancelling_every_task_there_is_at_any_moment(tmp_path: Path, loop: str) -> None:
+    """What asyncio.run does at its end; the moments are in a proposal, a write, an evaluation."""
+    heard: list[int] = []
+
+    async def objective(params: dict[str, float]) -> float:
+        await asyncio.sleep(0.0005)
+        return params["x"]
+
+    def tune(search: ah.Search) -> Any:
+        heard.clear()
+        return search.run(
+            objective,
+            steps=60,
+            concurrency=8,
+            checkpoint_path=path,
+            callbacks=lambda trial: heard.append(trial.id),
+            quiet=True,
+        )
+
+    async def leave(search: ah.Search, turns: int) -> asyncio.Future[Any]:
+        run = asyncio.ensure_future(tune(search))
+        while len(heard) < 10:
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return run
+
+    def in_a_loop(what: Any) -> Any:
+        with asyncio.Runner(loop_factory=None if loop == "asyncio" else uvloop.new_event_loop) as runner:
+            return runner.run(what)
+
+    for turns in range(12):
+        path = tmp_path / f"{turns}.ckpt"
+        search = a_search()
+        assert in_a_loop(leave(search, turns)).cancelled()
+        assert search.outcome is not None
+        assert search.outcome.reason == "stopped"
+        assert records(path)[-1]["kind"] == "ended"
+        assert set(heard) <= told(path).keys()
+        assert told(path, "failed") == {}
+        in_flight = asked(path).keys() - told(path).keys()
+        in_a_loop(tune(a_search()))
+        assert sorted(told(path)) == list(range(60))
+        assert {i for i, r in asked(path).items() if r["attempt"] == 2} == in_flight
 
 
 # -- a web server
