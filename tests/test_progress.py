@@ -204,12 +204,18 @@ def test_what_the_program_prints_into_a_file_stays_in_the_file(tmp_path: Path) -
     assert out.read_text() == "said by the objective\ndone\n"
 
 
-@pytest.mark.parametrize("how", ["broken pipe", "closed"])
+@pytest.mark.parametrize("how", ["broken pipe", "closed", "full"])
 def test_a_terminal_that_goes_away_ends_no_search(how: str, tmp_path: Path) -> None:
     script = tmp_path / "tune.py"
     script.write_text(SCRIPT)
-    if how == "closed":
-        command = ["sh", "-c", 'exec "$0" "$1" 2>&-', sys.executable, str(script)]
+    if how != "broken pipe":
+        command = [
+            "sh",
+            "-c",
+            f'exec "$0" "$1" 2>{"&-" if how == "closed" else "/dev/full"}',
+            sys.executable,
+            str(script),
+        ]
         child = subprocess.run(command, stdout=subprocess.PIPE, timeout=PATIENCE_S, check=False)
     else:
         read, write = os.pipe()
