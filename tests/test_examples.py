@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PATIENCE_S = 150.0  # each takes half a minute or less on two idle cores
+PATIENCE_S = 300.0  # each takes half a minute or less on two idle cores; a crowded machine has been ten times slower
 
 
 def start(name: str, home: Path) -> subprocess.Popen[str]:
@@ -28,10 +28,11 @@ def start(name: str, home: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    try:
-        out, err = process.communicate(timeout=PATIENCE_S)
-    finally:
-        process.kill()
+    with process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
     assert process.returncode == 0, err[-4000:]
     return out, err
 
@@ -40,7 +41,7 @@ def count_told(log: Path) -> int:
     return log.read_bytes().count(b'"kind":"told"') if log.exists() else 0
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_digits_survives_ctrl_c_and_carries_on_to_its_end(tmp_path: Path) -> None:
     log = tmp_path / "digits.ckpt"
     first = start("digits.py", tmp_path)
@@ -61,6 +62,7 @@ def test_digits_survives_ctrl_c_and_carries_on_to_its_end(tmp_path: Path) -> Non
     assert best > 0.98  # what the first guess alone reaches
 
 
+@pytest.mark.timeout(400)
 def test_the_http_service_sees_that_its_readers_hang_up(tmp_path: Path) -> None:
     out, _ = finish(start("http_service.py", tmp_path))
     gave_up, seen = map(int, re.search(r"(\d+) evaluations took too long; the service saw (\d+)", out).groups())  # type: ignore[union-attr]  # or the test fails
