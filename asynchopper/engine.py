@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from asynchopper.callbacks import Watchers
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout, UsageError
+from asynchopper.journal import aside
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
@@ -204,11 +205,11 @@ class Engine:
                     if new is not None:
                         asked.append(new)
             await journal.commit()
+            news = ledger.news() if watched else ()  # seen by the pruner before an eager task can ask it
             for new in asked:
                 self._start(*new)
-            if watched:
-                for told in ledger.news():
-                    self.watchers.told(told)
+            for told in news:
+                self.watchers.told(told)
             if arrived or (free > 0 and asked):
                 await asyncio.sleep(0)
             elif self._running:
@@ -220,7 +221,7 @@ class Engine:
         ledger = self.ledger
         if ledger.redo:
             return ledger.ask()
-        chosen = await asyncio.to_thread(ledger.choose)
+        chosen = await aside(ledger.choose)
         return None if chosen is None else ledger.take(chosen)
 
     async def _arrival(self) -> None:

@@ -7,8 +7,9 @@ next. So writes are grouped by nature, and there is no background task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode
@@ -16,6 +17,9 @@ from asynchopper.state import Fact, Header, State
 from asynchopper.storage import Entry, Storage
 
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
+
+
+T = TypeVar("T")
 
 
 class Head(NamedTuple):
@@ -94,7 +98,7 @@ class Journal:
         assert self.storage is not None
         try:
             if self.state.space.size >= _LARGE:
-                records = await asyncio.to_thread(self._encode, batch.facts)
+                records = await aside(self._encode, batch.facts)
             else:
                 records = self._encode(batch.facts)
             await self.storage.append(records)
@@ -121,6 +125,15 @@ class Journal:
             raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
 
 
+async def aside(fn: Callable[..., T], *args: Any) -> T:
+    """`fn(*args)` off the loop, in a thread of its own: the loop's pool may be full of an objective's own blocking calls."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-aside")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, fn, *args)
+    finally:
+        pool.shutdown(wait=False)
+
+
 def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task that whoever cancels all tasks, as `asyncio.run` does at its end, does not find: a write is carried through.
 
@@ -137,7 +150,7 @@ async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, locatio
     Raises `CheckpointCorrupted` for a record that no version writes, `CheckpointVersionError` for a newer format.
     """
     async for portion in portions:
-        await asyncio.to_thread(_fold_portion, portion, state, location)
+        await aside(_fold_portion, portion, state, location)
 
 
 def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypedDict
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks.base import Watcher
 from asynchopper.errors import StudyMismatch, UsageError
-from asynchopper.journal import Journal, replay
+from asynchopper.journal import Journal, aside, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer, Sampler, TwoStageSampler
@@ -150,7 +149,7 @@ async def _continued(storage: Storage, mine: State) -> Journal:
     if stored.header is None:
         journal = Journal(mine, storage)
         if mine.header is not None:
-            journal.stage_log(await asyncio.to_thread(lambda: list(mine.facts())))
+            journal.stage_log(await aside(lambda: list(mine.facts())))
         return journal
     if mine.told and mine.header is not None:
         ahead = _ahead(mine, stored)
@@ -182,7 +181,7 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
     if seed is not None and seed != header.seed and journal.storage is not None:
         _log.warning("%s goes on with its own seed %d, not %d", journal.storage.location, header.seed, seed)
     wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
-    await asyncio.to_thread(state.remember_candidates, *wanted)
+    await aside(state.remember_candidates, *wanted)
     if opening.pruner is not None:
         opening.pruner.direction = opening.direction
         restore_pruner(opening.pruner, state)

@@ -21,7 +21,7 @@ from asynchopper.errors import SpaceError, StorageError, UsageError
 from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
 from asynchopper.iteration import Trials
-from asynchopper.journal import Journal, replay
+from asynchopper.journal import Journal, aside, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
 from asynchopper.opening import (
@@ -351,7 +351,7 @@ class Search:
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
         facts = state.facts(saw, seen)
         first = next(facts)  # taken now, with the trials that are out
-        records = await asyncio.to_thread(lambda: [encode(f, self.space) for f in (first, *facts)])
+        records = await aside(lambda: [encode(f, self.space) for f in (first, *facts)])
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():
