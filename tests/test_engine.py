@@ -243,6 +243,7 @@ async def test_with_on_error_record_the_search_goes_on() -> None:
 @pytest.mark.parametrize("depth", [1, 3])
 async def test_exception_groups_are_unwrapped(depth: int) -> None:
     async def child(n: int) -> None:
+        await asyncio.sleep(0)
         if n == 0:
             raise Unlucky("deep inside")
         async with asyncio.TaskGroup() as group:
@@ -260,6 +261,7 @@ async def test_exception_groups_are_unwrapped(depth: int) -> None:
 
 async def test_a_group_of_several_exceptions_stays_a_group() -> None:
     async def child(error: Exception) -> None:
+        await asyncio.sleep(0)
         raise error
 
     async def objective(params: dict[str, Any]) -> float:

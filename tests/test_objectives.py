@@ -387,6 +387,7 @@ async def test_raising_trial_pruned_prunes_also_out_of_a_task_group() -> None:
         raise ah.TrialPruned
 
     async def child() -> None:
+        await asyncio.sleep(0)
         raise ah.TrialPruned("enough")
 
     async def grouped(params: dict[str, Any]) -> float:
