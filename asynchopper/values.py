@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import enum
 import math
+import re
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ Json: TypeAlias = Any
 
 _MAX_DEPTH = 64
 _INLINE_ENTRIES = 16  # arrays up to this size are spelled out, for people; larger ones are base64 of their bytes
+_DTYPE = re.compile(r"[<|][fiub][0-9]{1,2}")
 _SPELLED: dict[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -114,6 +116,8 @@ def _array_to_json(a: np.ndarray[Any, Any]) -> Json:
 def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, Any]:
     if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(data, (list, str)):
         raise ValueError("a malformed $array")
+    if _DTYPE.fullmatch(dtype) is None:  # NumPy takes far more words, and compiles some of them
+        raise ValueError(f"an $array of {dtype!r:.40}")
     try:
         kind = np.dtype(dtype)
     except TypeError as e:
