@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,16 @@ class Wire:
 class Child:
     """`python tests/scripts/<script>` with one JSON argument, in a session of its own."""
 
-    def __init__(self, script: str, home: Path, wire: Wire | None = None, **words: Any) -> None:
+    def __init__(
+        self, script: str, home: Path, wire: Wire | None = None, prefix: Sequence[str] = (), **words: Any
+    ) -> None:
         self.home = home
         self.wire = wire or Wire(home / f"wire-{len(list(home.glob('wire-*')))}")
         self._owns_wire = wire is None
         words["wire"] = str(self.wire.path)
         self._stderr = open(home / "stderr", "w+b")  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPTS / script), json.dumps(words)],
+            [*prefix, sys.executable, str(SCRIPTS / script), json.dumps(words)],
             stdin=subprocess.DEVNULL,
             stdout=self._stderr,
             stderr=self._stderr,

@@ -30,6 +30,8 @@ def value_of(params: dict[str, Any]) -> float:
 
 
 def ends_at_once(trial: ah.RunningTrial) -> bool:
+    if trial.id == WORDS.get("exits"):
+        sys.exit(5)
     return trial.id < QUICK
 
 
@@ -70,6 +72,14 @@ def blocking(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     return value_of(params)
 
 
+async def spinning(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    """Keeps the loop for itself."""
+    say("start", trial.id, trial.attempt, params)
+    while not ends_at_once(trial):
+        pass
+    return value_of(params)
+
+
 def spawning(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     """Runs a program of its own, as a training script would."""
     import subprocess
@@ -87,6 +97,7 @@ def holding(params: dict[str, Any], trial: ah.RunningTrial) -> float:
 
 
 OBJECTIVES = {
+    "spinning": spinning,
     "holding": holding,
     "coroutine": coroutine,
     "stubborn": stubborn,
@@ -103,8 +114,17 @@ def space() -> ah.Search:
     )
 
 
+async def hangs(trial: ah.Trial) -> None:
+    if trial.id == WORDS["steps"] - 1:
+        say("hanging", trial.id)
+        await asyncio.sleep(LONG_S)
+
+
 async def tune(search: ah.Search, **words: Any) -> None:
     name = WORDS.get("objective", "coroutine")
+    watchers: list[Any] = [lambda trial: say("durable", trial.id, trial.attempt, trial.value)]
+    if WORDS.get("hangs"):
+        watchers.append(hangs)
     best = await search.run(
         OBJECTIVES[name],
         steps=WORDS.get("steps", 100),
@@ -114,7 +134,7 @@ async def tune(search: ah.Search, **words: Any) -> None:
         grace=WORDS.get("grace", 20.0),
         handle_signals=WORDS.get("handle_signals", True),
         timeout=WORDS.get("timeout"),
-        callbacks=lambda trial: say("durable", trial.id, trial.attempt, trial.value),
+        callbacks=watchers,
         quiet=True,
         **words,
     )
@@ -279,6 +299,8 @@ HOSTS = {
 
 def main() -> None:
     host = WORDS.get("host", "alone")
+    if os.getpid() == 1:
+        say("pid", 1)
     if host == "thread":
         off_the_main_thread()
     elif host == "abandons":
