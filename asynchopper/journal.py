@@ -162,4 +162,7 @@ def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None
         if isinstance(fact, Header) != (seq == 0):
             raise CheckpointCorrupted(f"{location}: record {seq} is {'' if seq else 'not '}a header")
         if fact is not None:
-            state.fold(fact)
+            try:
+                state.fold(fact)
+            except OverflowError as e:  # more of something than any column can count
+                raise CheckpointCorrupted(f"{location}: record {seq}: {e}") from e

@@ -19,13 +19,14 @@ from asynchopper.errors import CheckpointCorrupted, CheckpointVersionError
 from asynchopper.space import Space
 from asynchopper.state import Asked, Ended, Fact, Header, PrunerSaw, Run, Saved, Told
 from asynchopper.trial import STATES
-from asynchopper.values import Json, from_json, spell, to_json, unspell
+from asynchopper.values import MAX_DEPTH, Json, from_json, spell, to_json, unspell
 
 FORMAT = (1, 0)
 """Major and minor version. A newer minor adds kinds and members that older readers may skip."""
 
 _ADDED = frozenset({"seq", "left", "crc"})
 _COUNT_LIMIT = 2**31  # of trials, attempts and steps; what a hostile file says beyond it fits no column
+_DEPTH_LIMIT = MAX_DEPTH + 4  # a value of the greatest depth, in the places where records hold one
 _VALUES_LIMIT = 2**22  # in one record: what a parser makes of a hostile line stays below some 400 MB
 _TAIL = re.compile(rb',"seq":(0|[1-9][0-9]{0,15})(?:,"left":([1-9][0-9]{0,8}))?,"crc":(0|[1-9][0-9]{0,9})\}$')
 _TAIL_SIZE = 64  # bytes; the longest tail has 62
@@ -79,6 +80,17 @@ def encode(fact: Fact, space: Space) -> bytes:
     return data
 
 
+def _too_deep(body: dict[str, Json]) -> bool:
+    """Whether lists and objects are nested deeper than any version writes them."""
+    level: list[Any] = [body]
+    for _ in range(_DEPTH_LIMIT):
+        within = [x for outer in level for x in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [x for x in within if isinstance(x, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
 def _values(data: bytes) -> int:
     """At least as many as there are values in this JSON text, without parsing it."""
     return data.count(b",") + data.count(b"[") + data.count(b"{")
@@ -94,6 +106,8 @@ def decode(data: bytes, space: Space) -> Fact | None:
     body = orjson.loads(data)
     if not isinstance(body, dict):
         raise ValueError("a record is a JSON object")
+    if data.count(b"[") + data.count(b"{") > _DEPTH_LIMIT and _too_deep(body):
+        raise ValueError(f"a record nested more than {_DEPTH_LIMIT} levels deep")
     try:
         return _fact(body, space)
     except (KeyError, TypeError, OverflowError) as e:

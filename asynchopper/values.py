@@ -18,7 +18,7 @@ import numpy as np
 Json: TypeAlias = Any
 """What orjson reads and writes: None, bool, int, float, str, list, dict with string keys."""
 
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
 _INLINE_ENTRIES = 16  # arrays up to this size are spelled out, for people; larger ones are base64 of their bytes
 _DTYPE = re.compile(r"[<|][fiub][0-9]{1,2}")
 _SPELLED: dict[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -54,7 +54,7 @@ def to_json(value: object, depth: int = 0) -> Json:
         return int(value) if -(2**63) <= value < 2**63 else {"$int": str(int(value))}
     if isinstance(value, float) and not isinstance(value, enum.Enum):
         return float(value) if math.isfinite(value) else {"$float": spell(value)}
-    if depth > _MAX_DEPTH:
+    if depth > MAX_DEPTH:
         raise ValueError("nested more than 64 levels deep")
     if isinstance(value, (list, tuple)):
         return [to_json(v, depth + 1) for v in value]
@@ -73,7 +73,7 @@ def to_json(value: object, depth: int = 0) -> Json:
 
 def from_json(value: Json, depth: int = 0) -> Any:
     """The inverse of `to_json`; raises `ValueError` for what `to_json` never writes."""
-    if depth > _MAX_DEPTH:
+    if depth > MAX_DEPTH:
         raise ValueError("nested more than 64 levels deep")
     if isinstance(value, list):
         return [from_json(v, depth + 1) for v in value]

@@ -1,0 +1,30 @@
+"""`python -m tests.fuzz SECONDS [FOLDER]`: lets atheris look for inputs that break the reader (needs `pip install atheris`).
+
+New inputs that reach new code go to the folder (by default one that is thrown away); `tests/fuzz/corpus` is where it starts.
+`python -m tests.fuzz merge FOLDER` adds to the corpus what the folder's inputs reach and the corpus does not.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+
+import atheris
+
+with atheris.instrument_imports(include=["asynchopper", "asynchopper_backends"]):
+    from tests.fuzz.reader import CORPUS, read
+
+
+def main(what: str, folder: str | None = None) -> None:
+    place = folder or tempfile.mkdtemp()
+    bounds = ["-max_len=6000", "-timeout=10", "-rss_limit_mb=3000", f"-artifact_prefix={place}/"]
+    if what == "merge":
+        words = ["-merge=1", str(CORPUS), place]
+    else:
+        words = [f"-max_total_time={what}", "-print_final_stats=1", place, str(CORPUS)]
+    atheris.Setup([sys.argv[0], *bounds, *words], read)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
