@@ -67,8 +67,9 @@ class _Wrapped:
         return self.objective(params, **kwargs)
 
     def _reduced(self, values: Sequence[float]) -> float:
-        reduce = self.reduction if callable(self.reduction) else _REDUCTIONS[self.reduction]
-        return reduce(values)
+        if isinstance(self.reduction, str):
+            return _REDUCTIONS[self.reduction](values)
+        return to_number(self.reduction(values), "the reduction")
 
 
 class _RepeatedAsync(_Wrapped):

@@ -32,7 +32,9 @@ def _loops() -> dict[str, Factory]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "every_loop: run on asyncio, on uvloop, and with eager tasks where Python has them")
+    config.addinivalue_line(
+        "markers", "every_loop: run on asyncio, on uvloop, and with eager tasks where Python has them"
+    )
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Factory]:

@@ -108,6 +108,11 @@ async def test_a_repetition_without_a_number_is_refused() -> None:
         await run(ah.wrap_n_times(lambda params: None, 2))
 
 
+async def test_a_reduction_without_a_number_is_refused() -> None:
+    with pytest.raises(ah.ObjectiveError, match="the reduction got None"):
+        await run(ah.wrap_n_times(lambda params: 1.0, 2, reduction=lambda values: None))  # type: ignore[arg-type,return-value]  # that is the point
+
+
 async def test_nan_in_one_repetition_is_nan_in_the_mean() -> None:
     trial = await run(
         ah.wrap_n_times(lambda p, i: math.nan if i == 1 else 1.0, 3, pass_index_arg=True), ignore_nans=True
