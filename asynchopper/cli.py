@@ -1,0 +1,93 @@
+"""`asynchopper verify` and `asynchopper repair`, for checkpoints that somebody is worried about."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from asynchopper.errors import AsynchopperError
+from asynchopper.verify import repair, verify
+
+WHOLE, DAMAGED, UNREADABLE = 0, 1, 2
+
+_STATUSES = """exit status:
+  0  whole: every record that was ever acknowledged is there, unchanged
+  1  damaged: what was lost is listed
+  2  there is nothing that can be read, or the words make no sense"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; gives its exit status."""
+    words = _parser().parse_args(argv)
+    try:
+        if words.command == "repair":
+            return asyncio.run(_repair(words.source, words.target))
+        return asyncio.run(_verify(words.paths))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        return UNREADABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asynchopper", description="Looks after the checkpoints of searches.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+    check = commands.add_parser(
+        "verify",
+        help="say what a checkpoint holds, and whether it is whole",
+        description="Reads checkpoints from end to end, changes nothing, and takes no lock, so it may look at a running search.",
+        epilog=_STATUSES,
+        formatter_class=raw,
+    )
+    check.add_argument("paths", nargs="+", metavar="PATH", help="a file, a directory (all logs in it), or a URL")
+    mend = commands.add_parser(
+        "repair",
+        help="save what is intact into a new checkpoint",
+        description="Writes every record that is provably intact into a new checkpoint, and lists what it left.\n"
+        "The source is not touched; the target must not exist. Trials whose results were lost run again.",
+        epilog=_STATUSES,
+        formatter_class=raw,
+    )
+    mend.add_argument("source", metavar="SOURCE")
+    mend.add_argument("target", metavar="TARGET")
+    return parser
+
+
+async def _verify(paths: Sequence[str]) -> int:
+    status = WHOLE
+    for path in [p for given in paths for p in _logs(given)]:
+        try:
+            report = await verify(path)
+        except AsynchopperError as e:
+            print(e, file=sys.stderr)
+            status = max(status, UNREADABLE)
+            continue
+        print(*report.lines(), sep="\n")
+        if report.damage:
+            status = max(status, DAMAGED)
+            new = f"{path}.repaired"
+            print(f"  save what is intact with: asynchopper repair {path} {new}")
+    return status
+
+
+def _logs(path: str) -> list[str]:
+    """The logs that a path means: itself, or those in it."""
+    if "://" in path or not Path(path).is_dir():
+        return [path]
+    return sorted(map(str, Path(path).glob("*.ckpt"))) or [path]
+
+
+async def _repair(source: str, target: str) -> int:
+    try:
+        report = await repair(source, target)
+    except AsynchopperError as e:
+        print(e, file=sys.stderr)
+        return UNREADABLE
+    kept = f"{len(report.whole):,} records with {report.state.told:,} finished trials"
+    print(f"{target}: {kept}, from {report.location}")
+    for note in (*report.damage, *report.notes):
+        print(f"  left: {note}")
+    return DAMAGED if report.damage else WHOLE

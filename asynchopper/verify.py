@@ -1,0 +1,180 @@
+"""What a checkpoint holds, whether it is whole, and what can be saved of one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from asynchopper.errors import CheckpointVersionError, StorageError
+from asynchopper.history import COMPLETED, FAILED, NAN, PRUNED
+from asynchopper.records import bare, decode
+from asynchopper.space import Space
+from asynchopper.space.words import float_
+from asynchopper.state import Fact, Header, Run, State, Told
+from asynchopper.storage import Entry, Location, Lost, open_storage
+
+_NOBODY = (
+    "(none)"  # a parameter that no search has: without the search, its space is not known, and all values are foreign
+)
+
+
+@dataclass
+class Report:
+    """What was found in a checkpoint."""
+
+    location: str
+    whole: list[bytes] = field(default_factory=list)
+    """The records that can be used, in order, as they were appended."""
+    damage: list[str] = field(default_factory=list)
+    """What was lost, changed or cannot be used; empty when the checkpoint is whole."""
+    notes: list[str] = field(default_factory=list)
+    """What is odd, and harmless."""
+    size: int = 0
+    """Bytes of all records."""
+    state: State = field(default_factory=lambda: State(Space({_NOBODY: float_(0, 1)})))
+    runs: int = 0
+
+    def lines(self) -> Iterator[str]:
+        """The report for people."""
+        state = self.state
+        yield f"{self.location}: {'damaged' if self.damage else 'whole'}"
+        if state.header is not None:
+            header = state.header
+            yield f"  search {header.search_id}, to {header.direction}, seed {header.seed}"
+            yield f"  parameters: {', '.join(state.described or {}) or 'none'}"
+            ended = "has not ended" if state.reason is None else f"ended: {state.reason}"
+            yield f"  {_count(self.runs, 'run')}, the last {ended}" if self.runs else "  it has not run yet"
+            yield f"  {_count(state.told, 'finished trial')}{self._states()}, {len(state.pending)} in flight"
+            if state.best_row >= 0:
+                trial = state.table.trial(state.best_row)
+                params = {k: v for k, v in trial.params.items() if k != _NOBODY}
+                yield f"  best: {trial.value:g}, trial {trial.id}, {params!r:.200}"
+        yield f"  {_count(len(self.whole), 'record')}, {self.size:,} bytes"
+        for note in self.notes:
+            yield f"  note: {note}"
+        for damage in self.damage:
+            yield f"  damage: {damage}"
+
+    def _states(self) -> str:
+        names = {COMPLETED: "completed", PRUNED: "pruned", FAILED: "failed", NAN: "NaN"}
+        counts = {name: list(self.state.table.states).count(code) for code, name in names.items()}
+        said = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+        return f" ({said})" if said else ""
+
+
+async def verify(location: Location) -> Report:
+    """Reads a checkpoint from end to end, also behind damage. Changes nothing, and takes no lock.
+
+    Raises `StorageError` when there is none, `CheckpointVersionError` for one that this version cannot read.
+    """
+    storage = open_storage(location)
+    await storage.open(readonly=True)
+    found: dict[int, bytes] = {}
+    highest, disorder = -1, 0
+    try:
+        report = Report(storage.location)
+        async for portion in storage.salvage():
+            for part in portion:
+                if isinstance(part, Lost):
+                    _lose(report, part)
+                    continue
+                if part.seq in found:
+                    same = "" if found[part.seq] == part.data else ", and they differ; the first one counts"
+                    report.damage.append(f"record {part.seq} is there twice{same}")
+                    continue
+                disorder += part.seq < highest
+                highest = max(highest, part.seq)
+                found[part.seq] = part.data
+    finally:
+        await storage.close()
+    if disorder:
+        report.damage.append(f"{_count(disorder, 'record')} out of order; they count in the order of their numbers")
+    report.damage += [f"{said} missing" for said in _gaps(found)]
+    _fold(report, [Entry(seq, found[seq]) for seq in sorted(found)])
+    return report
+
+
+async def repair(source: Location, target: Location) -> Report:
+    """Writes everything of `source` that is provably intact into a new checkpoint; `source` is left as it is.
+
+    Raises `StorageError` when nothing can be saved, when `target` exists, or when it cannot be written.
+    """
+    report = await verify(source)
+    if report.state.header is None:
+        raise StorageError(
+            f"{report.location}: the first record, which says what the search is, cannot be read; "
+            "without it the others mean nothing, and nothing was written"
+        )
+    storage = open_storage(target)
+    await storage.open(resume="never")
+    try:
+        async for _ in storage.read():
+            pass
+        await storage.append(report.whole)
+    finally:
+        await storage.close()
+    return report
+
+
+def _lose(report: Report, lost: Lost) -> None:
+    size = f" ({lost.size:,} bytes)" if lost.size else ""
+    if lost.damage:
+        report.damage.append(f"{lost.where}{size}: {lost.why}")
+    else:
+        report.notes.append(f"{lost.where}{size}: never acknowledged, {lost.why}; the next run cuts it off")
+
+
+def _gaps(found: dict[int, bytes]) -> Iterator[str]:
+    expected = 0
+    for seq in sorted(found):
+        if seq > expected:
+            yield f"record {expected} is" if seq == expected + 1 else f"records {expected} to {seq - 1} are"
+        expected = seq + 1
+
+
+def _fold(report: Report, entries: Sequence[Entry]) -> None:
+    """Takes in what can be used, and says what cannot."""
+    state = report.state
+    finished: set[int] = set()
+    for seq, data in entries:
+        try:
+            fact = decode(data, state.space)
+            record = bare(data)
+        except CheckpointVersionError as e:
+            raise CheckpointVersionError(f"{report.location}: {e}") from None
+        except ValueError as e:
+            report.damage.append(f"record {seq} cannot be understood: {e}")
+            continue
+        if isinstance(fact, Header) != (seq == 0):
+            report.damage.append(
+                f"record {seq} is {'a header' if seq else 'not a header'}, which belongs in the first place only"
+            )
+            continue
+        if isinstance(fact, Told) and fact.id not in state.pending and fact.id not in finished:
+            report.damage.append(
+                f"record {seq}, a result of trial {fact.id}, has lost its parameters, and cannot be used"
+            )
+            continue
+        if fact is not None:
+            problem = _taken(report, fact)
+            if problem:
+                report.damage.append(f"record {seq} cannot be used: {problem}")
+                continue
+            if isinstance(fact, Told):
+                finished.add(fact.id)
+        report.whole.append(record)
+        report.size += len(data) + 1
+
+
+def _taken(report: Report, fact: Fact) -> str | None:
+    """Folds a fact; why that is not possible, or `None`."""
+    try:
+        report.state.fold(fact)
+    except OverflowError as e:
+        return str(e)
+    report.runs += isinstance(fact, Run)
+    return None
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
