@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _BOUND_S = 60.0  # for whatever must happen at some time
 _AT_ONCE_S = 5.0  # for whatever must not wait; a loaded machine needs a part of it
+_OWNERS_WORDS: list[dict[str, Any]] = [{"resume": "auto"}, {"overwrite": True}, {"resume": "never", "overwrite": True}]
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -350,7 +351,7 @@ class ExclusiveStorageContract(StorageContract):
                 await opened(storage)
                 if first:
                     await storage.append([header()])
-                for words in ({"resume": "auto"}, {"overwrite": True}, {"resume": "never", "overwrite": True}):
+                for words in _OWNERS_WORDS:
                     began = time.monotonic()
                     with pytest.raises(CheckpointLocked) as refused:
                         await self.again(storage).open(**words)
