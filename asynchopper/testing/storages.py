@@ -21,7 +21,6 @@ from asynchopper.storage import Storage, open_storage
 from asynchopper.testing.logs import batch, contents, header, opened, read_all, record, written
 
 T = TypeVar("T")
-
 _BOUND_S = 60.0  # for whatever must happen at some time
 _AT_ONCE_S = 5.0  # for whatever must not wait; a loaded machine needs a part of it
 _OWNERS_WORDS: list[dict[str, Any]] = [{"resume": "auto"}, {"overwrite": True}, {"resume": "never", "overwrite": True}]
