@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
@@ -125,10 +126,15 @@ class Journal:
 
 
 async def aside(fn: Callable[..., T], *args: Any) -> T:
-    """`fn(*args)` off the loop, in a thread that nobody else may hold: the loop's pool may be full of an objective's calls."""
-    import anyio.to_thread
+    """`fn(*args)` off the loop, in a thread of its own: the loop's pool may be full of an objective's own blocking calls.
 
-    return await anyio.to_thread.run_sync(fn, *args, limiter=anyio.CapacityLimiter(1))
+    Not one of anyio's: they wait for their loop to stop them, and keep the interpreter from ending when it never runs again.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-aside")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, fn, *args)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

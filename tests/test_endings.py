@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from asynchopper_backends.file import FileStorage
 
 import asynchopper as ah
 from tests.processes import Child, records, told
@@ -81,23 +83,29 @@ async def test_stop_again_ends_the_grace() -> None:
 
 
 @pytest.mark.every_loop
-async def test_nothing_that_was_asked_begins_after_the_stop(tmp_path: Path) -> None:
-    """A candidate that was being made durable when the stop came is left for the next run."""
+async def test_nothing_begins_once_the_stop_has_come(tmp_path: Path) -> None:
+    """A candidate that was being made durable meanwhile is left for the next run."""
     started: list[int] = []
+
+    class SlowOnce(FileStorage):
+        async def append(self, records: Sequence[bytes]) -> None:
+            if any(b'"id":20,' in record and b'"asked"' in record for record in records):
+                search.stop()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+            await super().append(records)
 
     async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
         started.append(trial.id)
-        if trial.id == 20:
-            search.stop()
+        await asyncio.sleep(0)
         return params["x"]
 
     search, path = a_search(), tmp_path / "a.ckpt"
-    await search.run(objective, steps=100, concurrency=4, checkpoint_path=path, quiet=True)
-    assert set(told(path)) == set(started)
-    stopped_at = len(started)
-    await search.run(objective, steps=100, concurrency=4, checkpoint_path=path, quiet=True)
-    assert sorted(told(path)) == list(range(100))
-    assert len(started) == 100 > stopped_at, "nothing was evaluated twice"
+    await search.run(objective, steps=100, concurrency=1, storage=SlowOnce(path), quiet=True)
+    assert started == list(range(20))
+    assert told(path, "interrupted").keys() == {20}
+    await search.run(objective, steps=100, concurrency=1, checkpoint_path=path, quiet=True)
+    assert started == list(range(100))
 
 
 # -- evaluations that do not want to end
@@ -211,6 +219,17 @@ def test_a_keyboard_interrupt_that_falls_on_a_candidate_is_not_its_failure(tmp_p
             assert "in trial 3" in child.stderr()
     resumed(tmp_path, steps=8, **words)
     assert sorted(told(path)) == list(range(8))
+
+
+def test_workers_that_nobody_could_close_end_with_the_interpreter(tmp_path: Path) -> None:
+    """A KeyboardInterrupt between two turns of a loop that never runs again."""
+    words = {"objective": "process", "quick": 2, "concurrency": 2, "handle_signals": False, "loop": "bare"}
+    with Child("tuning.py", tmp_path, path=str(tmp_path / "a.ckpt"), **words) as child:
+        child.wait_line("start", count=4)
+        sent = child.signal(signal.SIGINT)
+        assert child.status(10) == -signal.SIGINT
+        assert time.monotonic() - sent < 2 * SLACK_S
+        assert child.orphans() == []
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "bare"])
