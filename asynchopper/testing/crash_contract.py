@@ -37,6 +37,9 @@ class CrashContract:
     power_cuts: ClassVar[bool] = True
     """Whether the backend promises to survive them."""
 
+    draws: int = 6
+    """How many random choices of what arrived are tried at each moment, beside the systematic ones."""
+
     def location(self, root: Path) -> str:
         """The path or URL of a log below `root`; always the same one."""
         raise AssertionError(f"{type(self).__name__} has to give `location`")
@@ -124,7 +127,7 @@ def check_all(
     root.mkdir()
 
     async def check() -> None:
-        states = [*recording.kills(), *(recording.power_cuts() if contract.power_cuts else ())]
+        states = [*recording.kills(), *(recording.power_cuts(draws=contract.draws) if contract.power_cuts else ())]
         for state in states:
             place = root / "now"
             state.build(place)
