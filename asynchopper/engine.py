@@ -11,6 +11,7 @@ import contextlib
 import enum
 import logging
 import math
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -278,6 +279,9 @@ class Engine:
         outcome: Outcome
         trial._begun = True
         try:
+            if evaluation.executor is not None:
+                await evaluation.executor.ready(evaluation, trial)
+                trial.started = time.monotonic()
             if self.timeout_s is not None:
                 outcome = await self._evaluate_timed(trial, self.timeout_s)
             elif evaluation.plain:

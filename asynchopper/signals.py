@@ -119,6 +119,9 @@ class _Wake:
     def close(self) -> None:
         if not self.loop.is_closed():
             self.loop.remove_reader(self._here)
+        self.close_fds()
+
+    def close_fds(self) -> None:
         current = signal.set_wakeup_fd(-1)
         if current not in (-1, self._there.fileno()):
             signal.set_wakeup_fd(current)
@@ -133,6 +136,43 @@ class _Wake:
 
 
 _stations = {number: _Station(number) for number in SIGNALS}
+
+
+class _Fork(threading.local):
+    """A forked child would have our handlers and no loop to hear them: an objective's own pool could not be terminated.
+
+    Signals that come while it is being made wait until it has let go of the handlers.
+    """
+
+    mask: set[int] | None = None
+
+    def before(self) -> None:
+        if any(station.listeners for station in _stations.values()):
+            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def after_in_parent(self) -> None:
+        if self.mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+            self.mask = None
+
+    def after_in_child(self) -> None:
+        _let_go()
+        self.after_in_parent()
+
+
+def _let_go() -> None:
+    """Puts back what was there, and forgets everyone. Leaves the loop alone, which is the parent's."""
+    for station in _stations.values():
+        if station.listeners and signal.getsignal(station.number) == station.handle:
+            signal.signal(station.number, station.before)
+        station.listeners, station.received = [], 0
+    if Signals._wake is not None:
+        Signals._wake.close_fds()
+        Signals._wake = None
+
+
+_fork = _Fork()
+os.register_at_fork(before=_fork.before, after_in_parent=_fork.after_in_parent, after_in_child=_fork.after_in_child)
 
 
 class Signals:

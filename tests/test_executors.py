@@ -142,6 +142,20 @@ async def test_an_interruption_is_heard_over_there(executor: Any) -> None:
         assert list(search.history.values) == [1.0]
 
 
+async def test_starting_a_worker_is_not_part_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing what an objective needs may take longer than evaluating it."""
+    (tmp_path / "slow_to_import.py").write_text(
+        "import threading\nthreading.Event().wait(0.6)\ndef objective(params):\n    return params['x']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from slow_to_import import objective  # type: ignore[import-not-found]  # it was just made
+
+    search = a_search()
+    await search.run(objective, steps=6, concurrency=2, executor="process", timeout=0.5, quiet=True)
+    assert [trial.state for trial in search.history] == ["completed"] * 6
+    assert max(search.history.seconds) < 0.5
+
+
 # -- threads
 
 

@@ -237,3 +237,13 @@ def test_a_loop_that_was_abandoned_with_its_search_holds_no_signal(tmp_path: Pat
         assert child.status() == (0 if again and number == signal.SIGINT else -number)
         if again:
             assert records(tmp_path / "a.ckpt2")[-1]["kind"] == "ended"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_forked_child_of_an_objective_does_not_inherit_our_handlers(tmp_path: Path, loop: str) -> None:
+    """`pool.terminate()` in an objective would wait for ever."""
+    words = {"path": str(tmp_path / "a.ckpt"), "objective": "forking", "host": "forks", "steps": 2, "loop": loop}
+    with Child("tuning.py", tmp_path, **words) as child:
+        assert child.status(20) == 0
+        assert child.wire.said("reaped") == [["reaped", -signal.SIGTERM]] * 2
+        assert child.wire.said("returned", "steps")

@@ -17,6 +17,9 @@ class Executor(Protocol):
     async def open(self, evaluation: Evaluation) -> None:
         """Gets ready, before anything is written. Raises `UsageError` when the objective cannot run here."""
 
+    async def ready(self, evaluation: Evaluation, trial: RunningTrial) -> None:
+        """Returns when there is a place for the trial to run in; its time counts from then."""
+
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
         """What the objective returns. When cancelled, the evaluation is abandoned or killed, never waited for."""
 

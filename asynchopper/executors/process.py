@@ -40,6 +40,8 @@ class ProcessExecutor:
         self._threads = ThreadExecutor()
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+        self._places: dict[int, _Worker] = {}
+        """The worker that waits for a trial, by the trial's id."""
 
     def check(self, evaluation: Evaluation) -> None:
         """Raises `UsageError` when the objective cannot be sent to another process."""
@@ -59,12 +61,19 @@ class ProcessExecutor:
     async def open(self, evaluation: Evaluation) -> None:
         """Starts the first worker. Raises `UsageError` when it cannot find the objective."""
         atexit.register(self._kill_all)  # before multiprocessing waits for its children
-        worker = self._worker(evaluation)
-        await self._threads.call(worker.start)
-        self._idle.append(worker)
+        self._idle.append(await self._started(evaluation))
+
+    async def ready(self, evaluation: Evaluation, trial: RunningTrial) -> None:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive():
+                self._places[trial.id] = worker
+                return
+            self._all.discard(worker)
+        self._places[trial.id] = await self._started(evaluation)
 
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
-        worker = self._worker(evaluation)
+        worker = self._places.pop(trial.id)
         trial._interrupted = _Passed(worker, trial)
         try:
             return await self._threads.call(lambda: worker.evaluate(trial), trial)
@@ -87,14 +96,15 @@ class ProcessExecutor:
         self._all.clear()
         self._idle.clear()
 
-    def _worker(self, evaluation: Evaluation) -> _Worker:
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.alive():
-                return worker
-            self._all.discard(worker)
+    async def _started(self, evaluation: Evaluation) -> _Worker:
         worker = _Worker(self._context, evaluation)
         self._all.add(worker)
+        try:
+            await self._threads.call(worker.start)  # takes as long as importing the objective's module does
+        except BaseException:
+            _take_down([worker])
+            self._all.discard(worker)
+            raise
         return worker
 
 
@@ -167,8 +177,6 @@ class _Worker:
 
     def evaluate(self, trial: RunningTrial) -> Any:
         """Drives one evaluation to its end."""
-        if not self._ready:
-            self.start()
         try:
             self._pipe.send((trial.id, trial.attempt, trial.params, trial.restored, trial.interrupted.is_set()))
             while True:

@@ -50,6 +50,9 @@ class ThreadExecutor:
     async def open(self, evaluation: Evaluation) -> None:
         """Threads start when they are needed."""
 
+    async def ready(self, evaluation: Evaluation, trial: RunningTrial) -> None:
+        """There always is."""
+
     async def close(self) -> None:
         self._closed = True
         for worker in self._idle:

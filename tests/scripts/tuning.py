@@ -90,6 +90,22 @@ def spawning(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     return value_of(params)
 
 
+def forking(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    """Has a child as `multiprocessing` makes them by default on Linux, and ends it as a pool does."""
+    pid = os.fork()
+    if pid == 0:
+        say("child", os.getpid())
+        time.sleep(LONG_S)
+        os._exit(0)
+    _go_on.wait(LONG_S)
+    os.kill(pid, signal.SIGTERM)
+    say("reaped", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return value_of(params)
+
+
+_go_on = threading.Event()
+
+
 def holding(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     """Busy in C code that never lets go of the interpreter."""
     say("start", trial.id, trial.attempt, params)
@@ -99,6 +115,7 @@ def holding(params: dict[str, Any], trial: ah.RunningTrial) -> float:
 OBJECTIVES = {
     "spinning": spinning,
     "holding": holding,
+    "forking": forking,
     "coroutine": coroutine,
     "stubborn": stubborn,
     "blocking": blocking,
@@ -196,6 +213,12 @@ async def with_exit_handler() -> None:
     await tune(space())
 
 
+async def with_a_forked_child() -> None:
+    """The objective's child is up before it is sent its signal."""
+    asyncio.get_running_loop().call_later(0.05, _go_on.set)
+    await tune(space())
+
+
 async def with_signals_going_to_another_thread() -> None:
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in this thread only
@@ -289,6 +312,7 @@ HOSTS = {
     "loop": with_loop_handler,
     "signal": with_signal_handler,
     "exit": with_exit_handler,
+    "forks": with_a_forked_child,
     "elsewhere": with_signals_going_to_another_thread,
     "two": two_searches,
     "late": one_after_another,
