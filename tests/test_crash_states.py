@@ -171,7 +171,7 @@ def sync_only_data_before_reading(self: FileStorage, end: lines.End) -> None:
     ("name", "where", "attribute", "mutant", "said"),
     [
         ("in-place rewrite", FileStorage, "_append", rewrite_in_place, "kill after .* promised: "),
-        ("no fsync", FileStorage, "_append", acknowledge_early, "power after .* lost.* durable records, and"),
+        ("no fsync", FileStorage, "_append", acknowledge_early, "power after .* lost"),
         ("no directory fsync", file_module, "sync_directory", no_directory, "power after .* there is no checkpoint"),
         ("new directories not synced", file_module, "make_directories", made_but_not_synced, "power .* no checkpoint"),
         ("watermark ahead of the truth", FileStorage, "_append", mark_ahead, "kill after .* the file was shortened"),

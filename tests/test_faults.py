@@ -341,3 +341,16 @@ def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
 def test_a_real_disk_that_is_read_only(tmp_path: Path) -> None:
     found, steps = kernel(tmp_path, "readonly", "unshare", "-rm")
     assert found == steps
+
+
+async def test_a_file_system_that_cannot_sync_directories_is_said_and_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some network and user-space file systems answer EINVAL; whoever has no other can still tune."""
+    acknowledged: dict[int, float] = {}
+    with Fault(tmp_path, 0, errno.EINVAL, of={"fsync"}, lasting=True) as fault:
+        search = await search_on(tmp_path / "run.ckpt", acknowledged)
+    assert fault.broke == "fsync ."
+    assert failure(search) is None
+    assert len(acknowledged) == STEPS
+    assert "this file system cannot sync a directory; a power cut may lose a new file's name" in caplog.text

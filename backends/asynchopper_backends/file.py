@@ -17,6 +17,7 @@ import re
 import secrets
 import socket
 import stat
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -229,21 +230,22 @@ class FileStorage(Storage):
                 f"{self.location}: {what} had at least {end.durable} durable records, and {end.seq} can be read. It was "
                 "left as it is; restore it from a copy, or salvage what is intact with: asynchopper repair"
             )
-        if end.problem is not None:
+        if end.problem is not None and self._readonly:  # its owner may be writing them just now
+            _log.info("%s: the last %d bytes are no whole records, and left out", self.location, size - end.offset)
+        elif end.problem is not None:
             _log.warning(
                 "%s: the last %d bytes are what a crash left of records that were never acknowledged, behind record %d; "
-                "they %s (%s)",
+                "they were cut off (%s)",
                 self.location,
                 size - end.offset,
                 end.seq - 1,
-                "are ignored" if self._readonly else "were cut off",
                 end.problem,
             )
         if not self._readonly:
             if size > end.offset:
                 os.ftruncate(self._fd, end.offset)
             os.pwrite(self._fd, holder_field(), end.mark.holder_at)
-            os.fdatasync(self._fd)  # what a killed process left in the page cache counts from here on
+            _sync(self._fd)  # what a killed process left in the page cache counts from here on
         self._mark, self._end, self._next_seq = end.mark, end.offset, end.seq
         if not self._readonly:
             self._note_durable()
@@ -269,7 +271,7 @@ class FileStorage(Storage):
             if new:
                 self._put_in_place()
             else:
-                os.fdatasync(self._fd)
+                _sync(self._fd)
             self._check_in_place()
         except (OSError, StorageError) as e:
             self._break(e)
@@ -290,7 +292,7 @@ class FileStorage(Storage):
 
     def _put_in_place(self) -> None:
         assert self._temporary is not None
-        os.fsync(self._fd)
+        _sync(self._fd)
         os.rename(self._temporary, self.path)
         self._temporary = None
         sync_directory(self.path.parent)
@@ -324,7 +326,7 @@ class FileStorage(Storage):
         try:
             if self._fd >= 0 and not (self._readonly or self._broken or self._temporary) and self._end > 0:
                 with contextlib.suppress(OSError):  # the records are durable without it
-                    os.fdatasync(self._fd)
+                    _sync(self._fd)
         finally:
             if self._temporary is not None:
                 with contextlib.suppress(OSError):
@@ -383,11 +385,24 @@ def make_directories(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        _log.warning("%s: this file system cannot sync a directory; a power cut may lose a new file's name", directory)
     finally:
         os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    """The data, and what of the file's own record is needed to read it."""
+    if sys.platform == "darwin":  # where fsync stops at the drive's cache
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(fd)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
