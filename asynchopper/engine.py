@@ -11,6 +11,7 @@ import contextlib
 import enum
 import logging
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -326,11 +327,13 @@ class Engine:
 
 async def uninterrupted(task: asyncio.Task[None]) -> None:
     """Waits for a task to end, however often the waiting one is cancelled; gives nothing and raises nothing."""
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue
+    anyio = sys.modules.get("anyio")  # its scopes cancel again at every turn of the loop, unless they are shielded from
+    with contextlib.nullcontext() if anyio is None else anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                continue
     if not task.cancelled():
         task.exception()
 

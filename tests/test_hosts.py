@@ -325,6 +325,25 @@ async def test_cancelling_waits_for_what_evaluations_clean_up() -> None:
 
 
 @pytest.mark.every_loop
+async def test_an_anyio_scope_does_not_spin_while_evaluations_clean_up() -> None:
+    async def objective(params: dict[str, float]) -> float:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.6))])
+        return 0.0
+
+    with anyio.move_on_after(0.05):
+        await a_search().run(objective, steps=8, quiet=True)
+    used = time.process_time()
+    began = time.monotonic()
+    with anyio.move_on_after(0.05):
+        await a_search().run(objective, steps=8, quiet=True)
+    assert time.monotonic() - began > 0.6
+    assert time.process_time() - used < 0.3
+
+
+@pytest.mark.every_loop
 async def test_cancelling_before_anything_has_started(tmp_path: Path) -> None:
     search, path = a_search(), tmp_path / "a.ckpt"
     for turns in range(12):
