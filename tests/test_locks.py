@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -101,8 +102,9 @@ async def main():
     storage = open_storage(sys.argv[1])
     await opened(storage)
     await storage.append([header()])
+    return storage
 
-asyncio.run(main())
+storage = asyncio.run(main())
 if os.fork() == 0:
     os.write(1, b"child\\n")
     sys.stdin.read()
@@ -125,6 +127,18 @@ async def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         storage = open_storage(path)
         assert await opened(storage) == [header()]  # though the child still lives
         await storage.close()
+
+
+async def test_a_log_that_is_dropped_without_being_closed_is_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+    dropped = open_storage(path)
+    await opened(dropped)
+    await dropped.append([header()])
+    del dropped
+    gc.collect()
+    storage = open_storage(path)
+    assert await opened(storage) == [header()]
+    await storage.close()
 
 
 async def test_overwriting_keeps_others_out_before_and_after_the_new_log_takes_its_place(tmp_path: Path) -> None:

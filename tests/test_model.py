@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from tests.model import KilledLogMachine, LogMachine
 
 few = settings(
-    max_examples=12,
+    max_examples=8,
     stateful_step_count=16,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

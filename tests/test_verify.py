@@ -175,12 +175,20 @@ def test_the_commands_of_a_shell(logs: dict[str, bytes], path: Path) -> None:
     assert run("verify", path).returncode == 1
     assert run("repair", path, f"{path}.new").returncode == 1
     assert run("verify", f"{path}.new").returncode == 0
-    assert run().returncode == 2
-    assert "COMMAND" in run().stderr
-    assert run("mend", path).returncode == 2
-    said = run("verify", "--help")
-    assert said.returncode == 0
-    assert "exit status:" in said.stdout
+    said = run()
+    assert said.returncode == 2
+    assert "COMMAND" in said.stderr
+
+
+def test_help_names_the_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["verify", "--help"], ["repair", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert "exit status:" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["mend", "x"])
+    assert ended.value.code == 2
 
 
 # -- repair
@@ -256,7 +264,7 @@ async def test_whatever_was_damaged_a_repair_keeps_what_is_intact_and_invents_no
         whole[name] = {t.id: (repr(t.params), repr(t.value), t.state, t.estimates) for t in search.history}
     kept = 0
     with WithoutSync(tmp_path):
-        for i in range(300):
+        for i in range(168):
             rng = random.Random(i)
             name = rng.choice(sorted(logs))
             damage = DAMAGES[i % len(DAMAGES)]
@@ -280,4 +288,4 @@ async def test_whatever_was_damaged_a_repair_keeps_what_is_intact_and_invents_no
             if not report.notes:  # what was never acknowledged counts by whole batches
                 assert len(report.whole) + len(unusable) >= len(intact) + 1, f"{damage.__name__} {i}: too much was left"
             kept += 1
-    assert kept > 100
+    assert kept > 60

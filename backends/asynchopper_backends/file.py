@@ -63,13 +63,13 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 class FileStorage(Storage):
     """A log in one file, locked for the owner's lifetime. Survives the process and, once synced, a power cut."""
 
+    _fd = _replaced_fd = -1
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
         self.location = str(path)
         self.made_name = False
         """Whether the name is ours to remove when nothing was written under it."""
-        self._fd = -1
-        self._replaced_fd = -1
         self._temporary: Path | None = None
         self._readonly = False
         self._end = -1  # where the next record goes; -1 until the log was read
@@ -77,6 +77,9 @@ class FileStorage(Storage):
         self._mark: Watermark | None = None
         self._broken: str | None = None
         self._thread: ThreadPoolExecutor | None = None
+
+    def __del__(self) -> None:
+        self._close_fds()  # whoever drops a log without closing it must not keep others out of it
 
     @classmethod
     def from_url(cls, url: str) -> Self:
