@@ -354,3 +354,24 @@ async def test_a_file_system_that_cannot_sync_directories_is_said_and_used(
     assert failure(search) is None
     assert len(acknowledged) == STEPS
     assert "this file system cannot sync a directory; a power cut may lose a new file's name" in caplog.text
+
+
+async def test_the_same_search_can_run_again_when_the_fault_is_gone(tmp_path: Path) -> None:
+    broke = 0
+    for at in range(0, 60, 2):
+        place = tmp_path / str(at)
+        place.mkdir()
+        search = ah.Search(SPACE, seed=5)
+        words: dict[str, Any] = {"steps": STEPS, "concurrency": 2, "checkpoint_path": place / "run.ckpt", "quiet": True}
+        try:
+            with Fault(place, at, errno.EIO):
+                await search.run(value, **words)
+        except ah.StorageError:
+            broke += 1
+            await search.run(value, **words)
+        loaded = ah.Search(SPACE)
+        await loaded.load(place / "run.ckpt")
+        for known in (search, loaded):
+            assert sorted(t.id for t in known.history) == list(range(STEPS))
+            assert all(t.value == value(t.params) for t in known.history)
+    assert broke >= 20

@@ -105,6 +105,16 @@ async def test_a_relative_path_means_where_the_run_began(tmp_path: Path, monkeyp
     assert len(await contents(open_storage(tmp_path / "run.ckpt"))) > 10
 
 
+async def test_a_search_says_first_how_safe_its_results_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.ckpt"
+    await ah.Search(x=ah.float(0, 1)).run(objective, steps=3, checkpoint_path=path)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"asynchopper: {path} (each result synced to disk before it counts)"
+    await ah.Search(x=ah.float(0, 1)).run(objective, steps=3, checkpoint_path=f"{tmp_path}/runs/")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"asynchopper: {tmp_path}/runs/run_00000.ckpt (each result synced to disk before it counts)"
+
+
 # -- torn, cut, damaged
 
 
