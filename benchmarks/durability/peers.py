@@ -1,6 +1,6 @@
 """What kills, torn writes, full disks, signals, damage and malice do to the checkpoints of tuners, side by side.
 
-`python -m benchmarks.durability.peers [TIMES]` needs pyhopper and optuna beside asynchopper, and leaves out whatever is not
+`python -m benchmarks.durability.peers [TIMES [TOOL...]]` needs pyhopper and optuna beside asynchopper, and leaves out whatever is not
 installed. It prints a table for people, in Markdown. Each cell says how often something went wrong, of how many times.
 """
 
@@ -151,7 +151,9 @@ def sigterm(tool: str, place: Path, rng: random.Random) -> str:
 
 def flips(tool: str, place: Path, rng: random.Random) -> Iterator[str]:
     path = place / "c"
-    ran(tool, path, 30)
+    running = Running(tool, path)
+    running.listen(lambda: len(running.ended) >= 30 and running.evaluating)  # so nothing is being written
+    running.stop(signal.SIGKILL)
     whole, data = known(tool, path), path.read_bytes()
     for _ in range(30):
         out = bytearray(data)
@@ -199,8 +201,8 @@ def _said(counts: Counter[str]) -> str:
     )
 
 
-def main(times: int) -> None:
-    tools = [tool for tool, package in PACKAGES.items() if importlib.util.find_spec(package)]
+def main(times: int, *wanted: str) -> None:
+    tools = [tool for tool in wanted or PACKAGES if importlib.util.find_spec(PACKAGES[tool])]
     rows: dict[str, list[str]] = {}
     for tool in tools:
         column = {
@@ -224,4 +226,4 @@ def main(times: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 150)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, *sys.argv[2:])
