@@ -111,6 +111,11 @@ class Schedule:
     start_temperature: float = 1.0
     end_temperature: float = 0.2
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the length of the seeding was said in steps or seconds."""
+        return self.seeding_steps is not None or self.seeding_seconds is not None
+
     @classmethod
     def of(
         cls,

@@ -90,6 +90,7 @@ class Proposer:
             progress,
             self._schedule.seeding(state, progress, elapsed),
             self._schedule.temperature(progress),
+            self._schedule.fixed,
         )
         proposal = self._sampler.propose(view, rng)
         key = self._key(state, proposal.values)
