@@ -60,6 +60,10 @@ class Ledger(Host):
         chosen = self.choose()
         return None if chosen is None else self.take(chosen)
 
+    def thinks(self) -> bool:
+        """Whether `choose` may take milliseconds, so that it belongs off the loop."""
+        return self.proposer.thinks(self.journal.state)
+
     def choose(self) -> Next | None:
         """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
         if self.dry is None:

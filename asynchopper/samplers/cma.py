@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.linear import product
 
 FULL = 48  # coordinates; up to here the whole covariance is learnt
 
@@ -43,8 +44,9 @@ class Distribution:
         self.step = step
         self.ps, self.pc = np.zeros(d), np.zeros(d)
         self.cov = np.eye(d) if self.full else np.ones(d)
-        self.basis = np.eye(d) if self.full else np.ones(1)
-        self.scale = np.ones(d)
+        self.root: Vector = np.eye(d) if self.full else np.ones(d)
+        self.unroot: Vector = self.root.copy()
+        """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
         self.floor = 0.3 * widths if widths.any() else None
         """A step in a coordinate of cells never gets so short that it cannot leave its cell."""
         self.generation = 0
@@ -58,12 +60,9 @@ class Distribution:
 
     def sample(self, noise: Vector) -> Vector:
         """A point, from standard normal `noise`; it may lie outside the bounds."""
-        y = self.scale * noise
-        if self.full:
-            y = self.basis @ y
-        y *= self.step
+        y = self.step * (self.root @ noise if self.full else self.root * noise)
         if self.floor is not None:
-            sd = self.step * (np.sqrt(np.diag(self.cov)) if self.full else self.scale)
+            sd = self.step * (np.sqrt(np.diag(self.cov)) if self.full else self.root)
             y += np.where(sd < self.floor, np.sqrt(np.maximum(self.floor**2 - sd**2, 0)) * np.sign(noise), 0.0)
         y += self.mean
         return y
@@ -76,13 +75,13 @@ class Distribution:
             self._points = []
 
     def _whiten(self, y: Vector) -> Vector:
-        return np.asarray(self.basis @ ((self.basis.T @ y) / self.scale)) if self.full else y / self.scale
+        return np.asarray(self.unroot @ y) if self.full else self.unroot * y
 
     def _update(self) -> None:
         mu = len(self.weights)
         best = sorted(self._points, key=lambda p: p[0])[:mu]
         ys = (np.array([z for _, z in best]) - self.mean) / self.step
-        norms = np.linalg.norm((ys @ self.basis) / self.scale if self.full else ys / self.scale, axis=1)
+        norms = np.linalg.norm(product(ys, self.unroot.T) if self.full else ys * self.unroot, axis=1)
         ys *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-300))[:, None]
         yw = self.weights @ ys  # eq. 41
         self.mean = self.mean + self.step * yw  # eq. 42
@@ -97,11 +96,15 @@ class Distribution:
         lost = 0.0 if steady else self.c1 * self.cc * (2 - self.cc)
         keep = 1 - self.c1 - self.cmu + lost
         if self.full:
-            self.cov = keep * self.cov + self.c1 * np.outer(self.pc, self.pc) + self.cmu * (ys.T * self.weights) @ ys
-            values, self.basis = np.linalg.eigh(self.cov)  # eq. 47
-            self.scale = np.sqrt(np.maximum(values, 1e-20))
+            self.cov = (
+                keep * self.cov + self.c1 * np.outer(self.pc, self.pc) + self.cmu * product(ys.T * self.weights, ys)
+            )
+            self.cov.flat[:: self.d + 1] += 1e-12  # eq. 47
+            self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
+            self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
         else:
             self.cov = keep * self.cov + self.c1 * self.pc**2 + self.cmu * (self.weights @ ys**2)
-            self.scale = np.sqrt(np.maximum(self.cov, 1e-20))
+            self.root = np.sqrt(np.maximum(self.cov, 1e-20))
+            self.unroot = 1.0 / self.root
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44
         self.step = min(max(self.step, 1e-12), 0.6)

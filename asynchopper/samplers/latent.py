@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from asynchopper.space import Array, Choice, Scalar, Space
+from asynchopper.space.numbers import reflect
 from asynchopper.space.scalars import Grid, Normal
 from asynchopper.trial import Values
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["Latent", "Vector", "array_at", "array_unit", "mirror", "reflect"]
 
 _NARROW = 64  # coordinates; up to here a list of floats is faster than an array
 
@@ -77,9 +80,7 @@ class Latent:
 
     def encode(self, values: Values) -> list[float]:
         """The coordinates of a candidate of a narrow space; 1/2 for a parameter that does not exist in it."""
-        return [
-            0.5 if (v := values[i]) is None else unit(v) for i, unit in zip(self.scalars, self.unit, strict=True)
-        ]
+        return [0.5 if (v := values[i]) is None else unit(v) for i, unit in zip(self.scalars, self.unit, strict=True)]
 
     def vector(self, values: Values) -> Vector:
         """The same for any space."""
@@ -116,7 +117,7 @@ class Latent:
         if self._bounded is None:
             return mirror(z)
         if self._bounded.any():
-            z[self._bounded] = mirror(z[self._bounded])
+            z[..., self._bounded] = mirror(z[..., self._bounded])
         return z
 
     def _widths(self) -> Vector:

@@ -73,7 +73,11 @@ class Memory:
     def seeds(self, state: State) -> int:
         """How many candidates come from the whole space first."""
         steps = state.run.budget.get("steps") if state.run is not None else None
-        return self.first if not isinstance(steps, int) else max(4, min(self.first, math.ceil(self.tuning.seeds_part * steps)))
+        return (
+            self.first
+            if not isinstance(steps, int)
+            else max(4, min(self.first, math.ceil(self.tuning.seeds_part * steps)))
+        )
 
     def patient(self, state: State) -> bool:
         """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.linear import inverse, product
 
 _ROOT5 = math.sqrt(5.0)
 _NOISE = (1e-6, 0.5)
@@ -29,7 +30,7 @@ class Lengths(NamedTuple):
 
 def matern(a: Vector, b: Vector) -> Vector:
     """The kernel between two sets of scaled points (eq. 4.17)."""
-    r2 = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2.0 * (a @ b.T)
+    r2 = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2.0 * product(a, b.T)
     np.maximum(r2, 0.0, out=r2)
     r = np.sqrt(5.0 * r2)
     return np.asarray((1.0 + r + (5.0 / 3.0) * r2) * np.exp(-r))
@@ -85,7 +86,7 @@ def _likelihood(
     """The log posterior of log lengths and log noise, the signal's variance profiled out, and its slope (eq. 5.9)."""
     n = len(y)
     xs = x / np.exp(theta[:-1])[groups]
-    r2 = (xs * xs).sum(1)[:, None] + (xs * xs).sum(1) - 2.0 * (xs @ xs.T)
+    r2 = (xs * xs).sum(1)[:, None] + (xs * xs).sum(1) - 2.0 * product(xs, xs.T)
     np.maximum(r2, 0.0, out=r2)
     r = np.sqrt(5.0 * r2)
     e = np.exp(-r)
@@ -95,14 +96,16 @@ def _likelihood(
     sign, logdet = np.linalg.slogdet(k)
     if sign <= 0:
         return -math.inf, np.zeros(len(theta))
-    inverse = np.linalg.inv(k)
-    alpha = inverse @ y
+    inverted = inverse(k)
+    alpha = inverted @ y
     variance = max(float(y @ alpha) / n, 1e-12)
     away = theta[:-1] - centre
-    value = -0.5 * n * math.log(variance) - 0.5 * float(logdet) - 0.25 * float(away @ away) - 0.02 * (theta[-1] + 7) ** 2
-    m = np.outer(alpha, alpha) / variance - inverse
+    value = (
+        -0.5 * n * math.log(variance) - 0.5 * float(logdet) - 0.25 * float(away @ away) - 0.02 * (theta[-1] + 7) ** 2
+    )
+    m = np.outer(alpha, alpha) / variance - inverted
     w = m * ((5.0 / 3.0) * (1.0 + r) * e)
-    per_feature = (w.sum(1)[:, None] * xs * xs - xs * (w @ xs)).sum(0)  # one half of sum_ij w_ij (x_i - x_j)^2
+    per_feature = (w.sum(1)[:, None] * xs * xs - xs * product(w, xs)).sum(0)  # one half of sum_ij w_ij (x_i - x_j)^2
     slope = np.empty(len(theta))
     slope[:-1] = np.bincount(groups, per_feature, len(theta) - 1) - 0.5 * away
     slope[-1] = 0.5 * noise * float(np.trace(m)) - 0.04 * (theta[-1] + 7)
@@ -119,7 +122,7 @@ class Surrogate:
         n = len(y)
         k.flat[:: n + 1] = 1.0 + max(lengths.noise, 1e-6) + 1e-8
         self._noise = lengths.noise
-        self._inverse = np.linalg.inv(k)
+        self._inverse = inverse(k)
         self._alpha = self._inverse @ y
         self._variance = max(float(y @ self._alpha) / n, 1e-6)
 
@@ -128,13 +131,13 @@ class Surrogate:
         xs = x * self._scale
         k = matern(xs, self._x)
         mean = k @ self._alpha
-        half = k @ self._inverse
+        half = product(k, self._inverse)
         variance = 1.0 - (half * k).sum(1)
         if running is not None and len(running):
             rs = running * self._scale
             kr = matern(rs, self._x)
-            among = matern(rs, rs) - kr @ self._inverse @ kr.T
+            among = matern(rs, rs) - product(product(kr, self._inverse), kr.T)
             among.flat[:: len(rs) + 1] += self._noise + 1e-6
-            cross = matern(xs, rs) - half @ kr.T
-            variance -= ((cross @ np.linalg.inv(among)) * cross).sum(1)
+            cross = matern(xs, rs) - product(half, kr.T)
+            variance -= (product(cross, inverse(among)) * cross).sum(1)
         return mean, np.sqrt(np.maximum(variance, 1e-10) * self._variance)

@@ -9,12 +9,11 @@ from weakref import ref
 import numpy as np
 
 from asynchopper.samplers.base import View
-from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
-from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, MOVES, SHRINKING, SPARSE, Tuning
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SPARSE, Tuning
 from asynchopper.space import Generator
-from asynchopper.space.scalars import reflect
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 
@@ -31,14 +30,13 @@ class PortfolioSampler:
     def propose(self, view: View, rng: Generator) -> Proposal:
         state = view.state
         memory = self._recall(state)
-        if (
-            not memory.elites
-            or (state.told + len(state.pending) < memory.seeds(state) if not view.seeding_fixed else view.seeding)
+        if not memory.elites or (
+            view.seeding if view.seeding_fixed else state.told + len(state.pending) < memory.seeds(state)
         ):
             return Proposal(state.space.sample(rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened:
-            return self._screened(memory, state, view.progress, rng)
-        return (self._narrow if memory.latent.narrow else self._wide)(memory, view.progress, rng)
+            return self._screened(memory, view, rng)
+        return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
     def _recall(self, state: State) -> Memory:
         """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
@@ -64,9 +62,9 @@ class PortfolioSampler:
         few = min(len(elites), max(2, min(10, memory.completed // 8)))
         return elites[int((u - best) / (1.0 - best) * few)]
 
-    def thinks(self, view: View) -> bool:
+    def thinks(self, state: State) -> bool:
         """Whether the next proposal may take milliseconds, so that it is better made off the event loop."""
-        return self._thinks(self._recall(view.state), view.state)
+        return self._thinks(self._recall(state), state)
 
     def _thinks(self, memory: Memory, state: State) -> bool:
         if not self._tuning.model or memory.completed < 4 or not memory.patient(state):
@@ -75,17 +73,17 @@ class PortfolioSampler:
             self._screen = Screen(memory, self._tuning)
         return self._screen.ready
 
-    def _screened(self, memory: Memory, state: State, progress: float, rng: Generator) -> Proposal:
+    def _screened(self, memory: Memory, view: View, rng: Generator) -> Proposal:
         """The candidate that the model likes best among those that were never asked."""
         assert self._screen is not None
-        found, space, seen = self._screen.ranked(state, progress, rng), state.space, state.seen
+        found, space, seen = self._screen.ranked(view, rng), view.space, view.state.seen
         new: Values = ()
         for i in found.order:
             parent = found.parents[i]
             new = self._written(memory, parent, found.z[i], found.codes[i].tolist())
             if seen is None or space.key(new) not in seen:
                 break
-        return Proposal(new, "model", [found.moves[i], float(f"{found.steps[i]:.4g}"), parent.row])
+        return Proposal(new, "local", [found.moves[i], float(f"{found.steps[i]:.4g}"), parent.row])
 
     def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int]) -> Values:
         """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""
@@ -106,7 +104,7 @@ class PortfolioSampler:
 
     # -- up to some dozens of numbers: lists of floats
 
-    def _narrow(self, memory: Memory, progress: float, rng: Generator) -> Proposal:
+    def _narrow(self, memory: Memory, view: View, rng: Generator) -> Proposal:
         latent, elites = memory.latent, memory.elites
         d = latent.d
         us = rng.random(8 + 2 * latent.n).tolist()
@@ -127,7 +125,7 @@ class PortfolioSampler:
             if move == DENSE:
                 g = rng.standard_normal(d + 1).tolist()
                 step = memory.steps[move] * math.exp(0.5 * g[d])
-                z = [x + max(step, 0.35 * c) * e for x, c, e in zip(z, latent.cells, g)]
+                z = [x + max(step, 0.35 * c) * e for x, c, e in zip(z, latent.cells, g, strict=False)]
                 moved = list(range(d))
                 flips = self._flips(memory, us, min(0.25, 1.0 / max(1, len(latent.options))))
             elif move == SPARSE:
@@ -138,7 +136,7 @@ class PortfolioSampler:
                 moved = [i for i in chosen if i < d]
                 flips = [i - d for i in chosen if i >= d]
                 z = list(z)
-                for i, e in zip(moved, g):
+                for i, e in zip(moved, g, strict=False):
                     z[i] += max(step, 0.5 * latent.cells[i]) * e
             elif move == DIFFERENCE:
                 few = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
@@ -149,12 +147,12 @@ class PortfolioSampler:
                 az, bz = a.z, b.z
                 if us[6] < 0.3:
                     top = elites[0].z
-                    z = [x + force * (p - q + t - x) for x, p, q, t in zip(z, az, bz, top)]
+                    z = [x + force * (p - q + t - x) for x, p, q, t in zip(z, az, bz, top, strict=True)]
                 else:
-                    z = [x + force * (p - q) for x, p, q in zip(z, az, bz)]
+                    z = [x + force * (p - q) for x, p, q in zip(z, az, bz, strict=True)]
                 flips = [i for i in range(len(latent.options)) if us[8 + d + i] < rate * 0.5]
             else:
-                t = 1.0 - 0.8 * progress
+                t = view.temperature
                 k = max(1, round(t * latent.n))
                 step = 0.3 * t
                 order = sorted(range(latent.n), key=us[8 : 8 + latent.n].__getitem__)[:k]
@@ -172,14 +170,14 @@ class PortfolioSampler:
                 x = z[i]
                 values[leaf] = at[i](x if 0.0 <= x < 1.0 or (free and free[i]) else reflect(x))
         if flips:
-            self._flip(memory, values, flips, move, progress, rng)
+            self._flip(memory, values, flips, move, view.temperature, rng)
         space = latent.space
         if space.conditional:
             self._settle(memory, values, rng)
         new = tuple(values)
         if latent.plain and new == parent.values:
             new = self._nudge(memory, values, rng)
-        return Proposal(new, _NAMES[move], [move, float(f"{step:.4g}"), origin])
+        return Proposal(new, "local", [move, float(f"{step:.4g}"), origin])
 
     def _flips(self, memory: Memory, us: list[float], p: float) -> list[int]:
         latent = memory.latent
@@ -187,7 +185,7 @@ class PortfolioSampler:
         return [i for i in range(len(latent.options)) if us[start + i] < p]
 
     def _flip(
-        self, memory: Memory, values: list[Any], flips: list[int], move: int, progress: float, rng: Generator
+        self, memory: Memory, values: list[Any], flips: list[int], move: int, strength: float, rng: Generator
     ) -> None:
         """Other options for some leaves: what another elite has, or any."""
         latent, elites = memory.latent, memory.elites
@@ -202,7 +200,7 @@ class PortfolioSampler:
                 if other is not None and (move == DIFFERENCE or other != values[i]):
                     values[i] = other
                     continue
-            values[i] = latent.space.leaves[i].move(values[i], us[3 * j + 2], rng, max(0.1, 1.0 - 0.8 * progress))
+            values[i] = latent.space.leaves[i].move(values[i], us[3 * j + 2], rng, strength)
 
     def _settle(self, memory: Memory, values: list[Any], rng: Generator) -> None:
         """Empties the branches that are not taken; fills the ones that are new from an elite that has them, or draws."""
@@ -236,7 +234,7 @@ class PortfolioSampler:
 
     # -- arrays and many numbers
 
-    def _wide(self, memory: Memory, progress: float, rng: Generator) -> Proposal:
+    def _wide(self, memory: Memory, view: View, rng: Generator) -> Proposal:
         latent, elites = memory.latent, memory.elites
         d, n = latent.d, latent.n
         us = rng.random(8).tolist()
@@ -271,7 +269,7 @@ class PortfolioSampler:
             moved = rng.random(d) < rate
             rate *= 0.5
         else:
-            rate = t = 1.0 - 0.8 * progress
+            rate = t = view.temperature
             step = 0.3 * t
             moved = self._some(max(1, round(t * d)), d, rng)
             z = parent.vector + step * np.sqrt(rng.random(d)) * rng.standard_normal(d)
@@ -280,10 +278,10 @@ class PortfolioSampler:
         if latent.options:
             flips = np.flatnonzero(rng.random(len(latent.options)) < rate).tolist()
             if flips:
-                self._flip(memory, values, flips, move, progress, rng)
+                self._flip(memory, values, flips, move, view.temperature, rng)
         if latent.space.conditional:
             self._settle(memory, values, rng)
-        return Proposal(tuple(values), _NAMES[move], [move, float(f"{step:.4g}"), origin])
+        return Proposal(tuple(values), "local", [move, float(f"{step:.4g}"), origin])
 
     def _some(self, k: int, d: int, rng: Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """A mask with about `k` of `d` set, and at least one."""
@@ -291,7 +289,3 @@ class PortfolioSampler:
         if not mask.any():
             mask[int(rng.integers(d))] = True
         return mask
-
-
-_NAMES = {DENSE: "local", SPARSE: "local", DIFFERENCE: "local", SHRINKING: "local", CMA: "local"}
-assert len(_NAMES) == MOVES

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from asynchopper.samplers.base import View
 from asynchopper.samplers.latent import Latent, Vector
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
@@ -78,7 +79,9 @@ class Screen:
         self._made_at = -1
         self._surrogate: Surrogate | None = None
         self.ready = (
-            self.features.usable and 0 < len(self.features.groups) <= tuning.model_width and self.latent.d <= tuning.wide
+            self.features.usable
+            and 0 < len(self.features.groups) <= tuning.model_width
+            and self.latent.d <= tuning.wide
         )
 
     def _points(self, elites: list[Elite]) -> tuple[Vector, Codes]:
@@ -104,14 +107,15 @@ class Screen:
         assert self._surrogate is not None
         return self._surrogate
 
-    def ranked(self, state: State, progress: float, rng: Generator) -> Candidates:
+    def ranked(self, view: View, rng: Generator) -> Candidates:
         """Candidates, the most promising first: the lowest mu - beta s, beta going through a cycle (Srinivas et al.,
         arXiv:0912.3995, with the tuning of de Ath et al. in mind: greedy most of the time, and never only greedy)."""
+        state = view.state
         model = self._model(state)
-        made = self._candidates(progress, rng)
+        made = self._candidates(view.temperature, rng)
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(state))
         betas = self.tuning.betas
-        beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * progress)
+        beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
         return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
 
     def _running(self, state: State) -> Vector | None:
@@ -140,9 +144,7 @@ class Screen:
                 codes[off, column - self.latent.d] = -1
         return out
 
-    def _candidates(
-        self, progress: float, rng: Generator
-    ) -> Candidates:
+    def _candidates(self, temperature: float, rng: Generator) -> Candidates:
         memory, latent, t = self.memory, self.latent, self.tuning
         d, n, elites = latent.d, max(1, latent.n), memory.elites
         counts = t.candidates
@@ -154,7 +156,6 @@ class Screen:
         z, codes = base[chosen].copy(), base_codes[chosen].copy()
         steps = np.zeros(m)
         noise = rng.standard_normal((m, d))
-        flip = np.zeros((m, len(latent.options)))
         if d:
             for move, spread in ((DENSE, 1.0), (SPARSE, 1.0)):
                 rows = kind == move
@@ -177,9 +178,8 @@ class Screen:
                 z[rows] = np.where(mask, move_to, z[rows])
             rows = kind == SHRINKING
             if k := counts[SHRINKING]:
-                part = 1.0 - 0.8 * progress
-                jump = 0.3 * part * np.sqrt(rng.random((k, d))) * noise[rows]
-                z[rows] += np.where(rng.random((k, d)) < part, jump, 0.0)
+                jump = 0.3 * temperature * np.sqrt(rng.random((k, d))) * noise[rows]
+                z[rows] += np.where(rng.random((k, d)) < temperature, jump, 0.0)
             rows = kind == CMA
             if counts[CMA] and memory.distribution is not None:
                 z[rows] = np.array([memory.distribution.sample(e) for e in noise[rows]])
@@ -187,11 +187,13 @@ class Screen:
             z[rows] = rng.random((counts[CMA + 1], d))
             z = latent.reflect(z)
         if latent.options:
-            rate = np.array([min(0.3, 1.5 / n), 1.5 / n, 0.0, max(1.5 / n, 0.5 - progress), 1.0 / n, 1.0])[kind]
-            flip = rng.random((m, len(latent.options))) < rate[:, None]
+            rates = np.array([min(0.3, 1.5 / n), 1.5 / n, 0.0, max(1.5 / n, temperature - 0.5), 1.0 / n, 1.0])[kind]
+            flip = rng.random((m, len(latent.options))) < rates[:, None]
             any_ = (rng.random(flip.shape) * np.array(self.features.sizes)).astype(np.intp)
             from_elite = base_codes[rng.integers(few, size=flip.shape), np.arange(len(latent.options))]
-            new = np.where((rng.random(flip.shape) < 0.4) & (from_elite >= 0) & (kind < CMA + 1)[:, None], from_elite, any_)
+            new = np.where(
+                (rng.random(flip.shape) < 0.4) & (from_elite >= 0) & (kind < CMA + 1)[:, None], from_elite, any_
+            )
             codes = np.where(flip, new, codes)
             mix = (kind == DIFFERENCE)[:, None] & (rng.random(flip.shape) < 0.5) & (from_elite >= 0)
             codes = np.where(mix, from_elite, codes)

@@ -45,13 +45,13 @@ def flat(params: dict[str, Any]) -> dict[str, Any]:
 class Ours:
     def __init__(self, task: Task, steps: int, slots: int, seed: int, sampler: Any) -> None:
         self.state = State(Space(space_of(task.params)))
-        budget = Budget.of(None, steps, False)
+        self.budget = budget = Budget.of(None, steps, False)
         self.state.fold(Header("bench", "minimize", seed, {}))
         self.state.fold(Run(budget.describe(), 0, 0.0, 0.0, None, "", "", 0))
-        self.proposer = Proposer(sampler, budget, Schedule(), "reject", deque(), seed)
+        self.proposer = Proposer(sampler, Schedule(), deque(), seed)
 
     def ask(self) -> tuple[Any, dict[str, Any]] | None:
-        chosen = self.proposer.next(self.state, 0.0)
+        chosen = self.proposer.next(self.state, 0.0, self.budget.progress(self.state, 0.0))
         if chosen is None:
             return None
         id = self.state.next_id
