@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asynchopper.errors import StorageError, UsageError
+from asynchopper.journal import aside
 from asynchopper.ledger import Ledger
 from asynchopper.objective import RunningTrial, to_number
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
@@ -89,7 +90,7 @@ class Session:
         async with self._thinking:
             if ledger.redo or not ledger.thinks():
                 return ledger.ask()
-            work = asyncio.ensure_future(asyncio.to_thread(ledger.choose))
+            work = asyncio.ensure_future(aside(ledger.choose))
             try:
                 chosen = await asyncio.shield(work)
             finally:
