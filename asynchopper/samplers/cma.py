@@ -49,6 +49,8 @@ class Distribution:
         """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
         self.floor = 0.3 * widths if widths.any() else None
         """A step in a coordinate of cells never gets so short that it cannot leave its cell."""
+        self._extra: Vector | None = None
+        self._widen()
         self.generation = 0
         self._points: list[tuple[float, Vector]] = []
 
@@ -61,11 +63,15 @@ class Distribution:
     def sample(self, noise: Vector) -> Vector:
         """A point, from standard normal `noise`; it may lie outside the bounds."""
         y = self.step * (self.root @ noise if self.full else self.root * noise)
-        if self.floor is not None:
-            sd = self.step * (np.sqrt(np.diag(self.cov)) if self.full else self.root)
-            y += np.where(sd < self.floor, np.sqrt(np.maximum(self.floor**2 - sd**2, 0)) * np.sign(noise), 0.0)
+        if self._extra is not None:
+            y += self._extra * np.sign(noise)
         y += self.mean
         return y
+
+    def _widen(self) -> None:
+        if self.floor is not None:
+            sd = self.step * (np.sqrt(np.diag(self.cov)) if self.full else self.root)
+            self._extra = np.sqrt(np.maximum(self.floor**2 - sd**2, 0.0))
 
     def feed(self, loss: float, z: Vector) -> None:
         """One evaluated point."""
@@ -108,3 +114,4 @@ class Distribution:
             self.unroot = 1.0 / self.root
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44
         self.step = min(max(self.step, 1e-12), 0.6)
+        self._widen()

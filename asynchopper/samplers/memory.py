@@ -60,6 +60,7 @@ class Memory:
         self.odds = list(tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds)
         self.distribution: Distribution | None = None
         self.completed = 0
+        self.learnt = 0
         self.spent = 0.0
         """Seconds that all evaluations took together."""
         self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
@@ -70,14 +71,13 @@ class Memory:
         """How many had completed when the model's lengths were last to be fitted; `sampled` says on what."""
         self.sampled: list[Elite] = []
 
-    def seeds(self, state: State) -> int:
-        """How many candidates come from the whole space first."""
+    def seeding(self, state: State) -> bool:
+        """Whether the next candidate comes from the whole space."""
         steps = state.run.budget.get("steps") if state.run is not None else None
-        return (
-            self.first
-            if not isinstance(steps, int)
-            else max(4, min(self.first, math.ceil(self.tuning.seeds_part * steps)))
-        )
+        wanted = self.first
+        if isinstance(steps, int):
+            wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
+        return state.told + len(state.pending) < wanted
 
     def patient(self, state: State) -> bool:
         """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""
@@ -123,9 +123,6 @@ class Memory:
         move, step, parent = note
         t = self.tuning
         success = loss < -self.sign * state.table.values[parent]
-        for i in range(MOVES):
-            self.tried[i] *= t.memory
-            self.won[i] *= t.memory
         self.tried[move] += 1.0
         if success:
             self.won[move] += 1.0
@@ -137,12 +134,15 @@ class Memory:
                 self.steps[move] = max(t.shortest_step, t.shrink * old)
         if self.distribution is not None and (move == CMA or loss < self._losses[0]):
             self.distribution.feed(loss, self.latent.vector(state.table.row(row)))
-        if self.latent.d > t.wide:
-            return
-        rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won, self.tried, strict=True)]
-        weighted = [r * b for r, b in zip(rates, t.bias, strict=True)]
-        total = sum(weighted)
-        self.odds = [t.adaptive * r / total + f for r, f in zip(weighted, t.floors, strict=True)]
+        self.learnt += 1
+        if self.learnt % t.every == 0:
+            self.tried = [t.memory * n for n in self.tried]
+            self.won = [t.memory * n for n in self.won]
+            if self.latent.d <= t.wide:
+                rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won, self.tried, strict=True)]
+                weighted = [r * b for r, b in zip(rates, t.bias, strict=True)]
+                total = sum(weighted)
+                self.odds = [t.adaptive * r / total + f for r, f in zip(weighted, t.floors, strict=True)]
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""

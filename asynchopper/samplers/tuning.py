@@ -15,7 +15,9 @@ class Tuning:
     floors: tuple[float, ...] = (0.1, 0.1, 0.1, 0.05, 0.05)
     bias: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
     first_odds: tuple[float, ...] = (0.25, 0.2, 0.25, 0.1, 0.2)
-    memory: float = 0.98
+    every: int = 4
+    """Outcomes after which the odds are computed anew, and older outcomes count `memory` times as much as before."""
+    memory: float = 0.92
     first_step: float = 0.25
     longest_step: float = 0.5
     shortest_step: float = 1e-7
