@@ -265,3 +265,22 @@ def test_notes_of_another_sampler_are_no_obstacle() -> None:
         pending.note = note
         search.tell(id, 1.0)
     search.run(sphere, 40)
+
+
+async def test_what_cannot_finish_before_the_time_is_up_is_not_started() -> None:
+    loop = asyncio.get_running_loop()
+    search = ah.Search(NUMBERS, seed=1)
+    ends: list[float] = []
+
+    async def objective(params: dict[str, Any]) -> float:
+        later = loop.create_future()
+        loop.call_later(0.15, later.set_result, None)
+        await later
+        ends.append(loop.time())
+        return sphere(params)
+
+    began = loop.time()
+    await search.run(objective, "min", runtime=1.0, quiet=True)
+    assert search.outcome is not None and search.outcome.reason == "runtime"
+    assert 3 <= len(ends) <= 6
+    assert ends[-1] - began < 1.1, "the last one was started too late"

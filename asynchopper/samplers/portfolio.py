@@ -31,7 +31,7 @@ class PortfolioSampler:
         state = view.state
         memory = self._recall(state)
         if not memory.elites or (
-            view.seeding if view.seeding_fixed else memory.rows < memory.first and memory.seeding(state)
+            view.seeding and (view.seeding_fixed or (memory.rows < memory.first and memory.seeding(state)))
         ):
             return Proposal(state.space.sample(rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened:

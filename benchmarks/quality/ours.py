@@ -9,6 +9,7 @@ from typing import Any
 import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler, TwoStageSampler
+from asynchopper.samplers.tuning import Tuning
 from asynchopper.space import Space
 from asynchopper.state import Asked, Header, Run, State, Told
 from spaces import Param
@@ -69,6 +70,7 @@ def ours(sampler: Callable[[], Any]) -> Callable[[Task, int, int, int], Ours]:
 
 OURS = {
     "asynchopper": ours(PortfolioSampler),
+    "no-model": ours(lambda: PortfolioSampler(Tuning(model=False))),
     "two-stage": ours(TwoStageSampler),
     "random": ours(RandomSampler),
 }
