@@ -140,9 +140,8 @@ class Memory:
             self.won = [t.memory * n for n in self.won]
             if self.latent.d <= t.wide:
                 rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won, self.tried, strict=True)]
-                weighted = [r * b for r, b in zip(rates, t.bias, strict=True)]
-                total = sum(weighted)
-                self.odds = [t.adaptive * r / total + f for r, f in zip(weighted, t.floors, strict=True)]
+                total = sum(rates)
+                self.odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""

@@ -77,13 +77,15 @@ class PortfolioSampler:
         """The candidate that the model likes best among those that were never asked."""
         assert self._screen is not None
         found, space, seen = self._screen.ranked(view, rng), view.space, view.state.seen
-        new: Values = ()
-        for i in found.order:
-            parent = found.parents[i]
-            new = self._written(memory, parent, found.z[i], found.codes[i].tolist())
+        at = found.order[0]
+        for i in found.order:  # the first one that was never asked; where there is none, the proposer looks further
+            new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist())
             if seen is None or space.key(new) not in seen:
+                at = i
                 break
-        return Proposal(new, "local", [found.moves[i], float(f"{found.steps[i]:.4g}"), parent.row])
+        else:
+            new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist())
+        return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
 
     def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int]) -> Values:
         """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""

@@ -108,8 +108,8 @@ class Screen:
         return self._surrogate
 
     def ranked(self, view: View, rng: Generator) -> Candidates:
-        """Candidates, the most promising first: the lowest mu - beta s, beta going through a cycle (Srinivas et al.,
-        arXiv:0912.3995, with the tuning of de Ath et al. in mind: greedy most of the time, and never only greedy)."""
+        """Candidates, the most promising first: the lowest mu - beta s (Srinivas et al., arXiv:0912.3995); beta goes
+        through a cycle, so that candidates that are out together differ."""
         state = view.state
         model = self._model(state)
         made = self._candidates(view.temperature, rng)

@@ -6,14 +6,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from spaces import Param
+from task import Task
+
 import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler, TwoStageSampler
 from asynchopper.samplers.tuning import Tuning
 from asynchopper.space import Space
 from asynchopper.state import Asked, Header, Run, State, Told
-from spaces import Param
-from task import Task
 
 
 def space_of(params: tuple[Param, ...]) -> dict[str, Any]:

@@ -107,7 +107,11 @@ class HyperoptPeer:
 
         def leaf(p: Param) -> Any:
             if p.kind == "float":
-                return hp.loguniform(p.name, math.log(p.low), math.log(p.high)) if p.log else hp.uniform(p.name, p.low, p.high)
+                return (
+                    hp.loguniform(p.name, math.log(p.low), math.log(p.high))
+                    if p.log
+                    else hp.uniform(p.name, p.low, p.high)
+                )
             if p.kind == "int":
                 if p.log:
                     return hp.qloguniform(p.name, math.log(p.low), math.log(p.high), 1)
@@ -130,9 +134,7 @@ class HyperoptPeer:
         doc["state"] = self.base.JOB_STATE_RUNNING
         self.trials.insert_trial_docs([doc])
         self.trials.refresh()
-        given = self.base.space_eval(
-            self.domain.expr, {k: v[0] for k, v in doc["misc"]["vals"].items() if v}
-        )
+        given = self.base.space_eval(self.domain.expr, {k: v[0] for k, v in doc["misc"]["vals"].items() if v})
         return ids[0], self._flat(given)
 
     def _flat(self, given: Any) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def win_rate(a: np.ndarray, b: np.ndarray, groups: list[str]) -> tuple[float, fl
     return float(won.mean()), float(low), float(high)
 
 
-def compare(split: str, suite: str, ours: str, against: list[str] | None = None) -> list[tuple[str, int, int, str, float, float, float, int]]:
+def compare(
+    split: str, suite: str, ours: str, against: list[str] | None = None
+) -> list[tuple[str, int, int, str, float, float, float, int]]:
     mine = load(split, suite, ours)
     rows = []
     others = against or sorted(p.stem for p in path(split, suite, ours).parent.glob("*.jsonl"))
@@ -54,7 +56,12 @@ def ranks(split: str, suite: str) -> dict[str, float]:
     if not keys:
         return {}
     values = np.array([[v[k] for k in keys] for v in all_.values()])
-    order = np.array([[np.mean(col < x) * len(col) + (np.sum(np.isclose(col, x, rtol=_SAME)) + 1) / 2 for x in col] for col in values.T])
+    order = np.array(
+        [
+            [np.mean(col < x) * len(col) + (np.sum(np.isclose(col, x, rtol=_SAME)) + 1) / 2 for x in col]
+            for col in values.T
+        ]
+    )
     return dict(zip(all_, order.mean(0).tolist(), strict=True))
 
 
@@ -67,9 +74,14 @@ def main() -> None:
     args = parser.parse_args()
     names = list(suites(args.split)) if args.suite == "all" else args.suite.split(",")
     for suite in names:
-        print(f"\n{suite}: mean ranks", {k: round(v, 2) for k, v in sorted(ranks(args.split, suite).items(), key=lambda x: x[1])})
+        print(
+            f"\n{suite}: mean ranks",
+            {k: round(v, 2) for k, v in sorted(ranks(args.split, suite).items(), key=lambda x: x[1])},
+        )
         table: dict[tuple[int, int], list[str]] = {}
-        for _, slots, steps, other, rate, low, high, n in compare(args.split, suite, args.ours, args.against.split(",") if args.against else None):
+        for _, slots, steps, other, rate, low, high, n in compare(
+            args.split, suite, args.ours, args.against.split(",") if args.against else None
+        ):
             table.setdefault((slots, steps), []).append(f"{other} {rate:.2f} [{low:.2f}, {high:.2f}] n={n}")
         for (slots, steps), texts in table.items():
             print(f"  {slots:3} slots, {steps:4} evaluations: " + "; ".join(texts))

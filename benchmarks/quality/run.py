@@ -53,7 +53,9 @@ def seed_of(optimizer: str, task: str, slots: int, steps: int, seed: int) -> int
     return zlib.crc32(f"{optimizer}|{task}|{slots}|{steps}|{seed}".encode())
 
 
-def run(split: str, suite: str, optimizer: str, part: int = 0, parts: int = 1) -> list[tuple[str, int, int, int, float, float]]:
+def run(
+    split: str, suite: str, optimizer: str, part: int = 0, parts: int = 1
+) -> list[tuple[str, int, int, int, float, float]]:
     """The cells of a suite that are not known yet, or a part of them."""
     done = load(split, suite, optimizer)
     make = {**OURS, **PEERS}[optimizer.split("@")[0]]
@@ -79,7 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=("train", "test"), default="test")
     parser.add_argument("--suite", default="all")
-    parser.add_argument("--optimizers", default="all", help="names, by commas; name@label for a second stream or a variant")
+    parser.add_argument(
+        "--optimizers", default="all", help="names, by commas; name@label for a second stream or a variant"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="forget what is known of ours")
     args = parser.parse_args()
@@ -92,13 +96,18 @@ def main() -> None:
                 path(args.split, s, n).unlink(missing_ok=True)
     with ProcessPoolExecutor(args.jobs) as pool:
         jobs = [
-            (s, n, pool.submit(run, args.split, s, n, part, 4 * args.jobs)) for s, n in work for part in range(4 * args.jobs)
+            (s, n, pool.submit(run, args.split, s, n, part, 4 * args.jobs))
+            for s, n in work
+            for part in range(4 * args.jobs)
         ]
         began = time.perf_counter()
         for s, n, job in jobs:
             rows = job.result()
             if rows:
-                print(f"{time.perf_counter() - began:7.1f} s  {s:14} {n:20} {len(rows)} cells, {sum(r[-1] for r in rows):.1f} s", flush=True)
+                print(
+                    f"{time.perf_counter() - began:7.1f} s  {s:14} {n:20} {len(rows)} cells, {sum(r[-1] for r in rows):.1f} s",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

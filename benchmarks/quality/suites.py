@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from functions import CONTINUOUS, conditional, continuous, mixed_integer, network, pbo, tour, wide, with_options
+from functions import REPORTED, TUNED_ON, conditional, continuous, mixed_integer, network, pbo, tour, wide, with_options
 from learning import learning
 from task import Task
 
-TRAIN, TEST = CONTINUOUS[:8], CONTINUOUS[8:]
+TRAIN, TEST = TUNED_ON, REPORTED
 DIMS = {"train": (3, 8, 24), "test": (2, 5, 10, 20, 40)}
 
 
@@ -39,8 +39,16 @@ def _noisy(split: str) -> tuple[Callable[[], Task], ...]:
 
 def _wide(split: str) -> tuple[Callable[[], Task], ...]:
     if split == "train":
-        return (*[lambda n=n, d=d: wide(n, d) for n in TRAIN[:5] for d in (60, 240)], lambda: tour(16), lambda: network(20))
-    return (*[lambda n=n, d=d: wide(n, d) for n in TEST[:5] for d in (80, 320, 640)], lambda: tour(30), lambda: network(40))
+        return (
+            *[lambda n=n, d=d: wide(n, d) for n in TRAIN[:5] for d in (60, 240)],
+            lambda: tour(16),
+            lambda: network(20),
+        )
+    return (
+        *[lambda n=n, d=d: wide(n, d) for n in TEST[:5] for d in (80, 320, 640)],
+        lambda: tour(30),
+        lambda: network(40),
+    )
 
 
 def _own(split: str) -> tuple[Callable[[], Task], ...]:
@@ -59,7 +67,13 @@ def _pbo(split: str) -> tuple[Callable[[], Task], ...]:
 
 
 _LEARNING = {
-    "train": (("svm", "wine"), ("tree", "breast_cancer"), ("several", "digits"), ("network", "iris"), ("ridge", "diabetes")),
+    "train": (
+        ("svm", "wine"),
+        ("tree", "breast_cancer"),
+        ("several", "digits"),
+        ("network", "iris"),
+        ("ridge", "diabetes"),
+    ),
     "test": (
         ("svm", "digits"),
         ("svm", "breast_cancer"),

@@ -29,7 +29,9 @@ class Optimizer(Protocol):
     def tell(self, token: Any, value: float) -> None: ...
 
 
-def simulate(make: Callable[[Task, int, int, int], Optimizer], task: Task, steps: int, slots: int, seed: int) -> list[float]:
+def simulate(
+    make: Callable[[Task, int, int, int], Optimizer], task: Task, steps: int, slots: int, seed: int
+) -> list[float]:
     """The value of the returned best after each evaluation: the true one, also where what was told was noisy.
 
     Every slot takes a random time (log-normal, sigma 0.5) for an evaluation; results come in the order of their ends.
