@@ -34,7 +34,7 @@ class PortfolioSampler:
             view.seeding and (view.seeding_fixed or (memory.rows < memory.first and memory.seeding(state)))
         ):
             return Proposal(state.space.sample(rng), "seeding")
-        if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened:
+        if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
             return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 

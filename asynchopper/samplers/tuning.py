@@ -56,6 +56,11 @@ class Tuning:
     fitted: int = 90
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
-    unscreened: float = 0.25
+    unscreened_alone: float = 0.05
+    unscreened_among: float = 0.25
     candidates: tuple[int, ...] = (60, 60, 20, 10, 25, 15)
     betas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+
+    def unscreened(self, running: int) -> float:
+        """The part of the proposals that the model has no say in: more of them where more candidates are out."""
+        return self.unscreened_alone + (self.unscreened_among - self.unscreened_alone) * min(1.0, running / 8)
