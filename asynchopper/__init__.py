@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from asynchopper.history import History
     from asynchopper.objective import RunningTrial, current_trial, report, should_prune
-    from asynchopper.samplers import RandomSampler, Sampler, TwoStageSampler
+    from asynchopper.samplers import PortfolioSampler, RandomSampler, Sampler, TwoStageSampler
     from asynchopper.search import RunOutcome, Search
     from asynchopper.session import Session
     from asynchopper.space import Parameter
@@ -49,6 +49,7 @@ __all__ = [
     "LeaseLost",
     "ObjectiveError",
     "Parameter",
+    "PortfolioSampler",
     "RandomSampler",
     "RunOutcome",
     "RunningTrial",
@@ -93,7 +94,7 @@ _HOMES = {
     ],
     "history": ["History"],
     "objective": ["RunningTrial", "current_trial", "report", "should_prune"],
-    "samplers": ["RandomSampler", "Sampler", "TwoStageSampler"],
+    "samplers": ["PortfolioSampler", "RandomSampler", "Sampler", "TwoStageSampler"],
     "search": ["RunOutcome", "Search"],
     "session": ["Session"],
     "space": ["Parameter"],

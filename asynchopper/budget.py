@@ -13,6 +13,7 @@ from asynchopper.state import State
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0, "sec": 1.0, "ms": 0.001, "w": 604800.0}
 _WORDS = {"day": "d", "days": "d", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "mins": "min", "minute": "min"}
 _WORDS |= {"minutes": "min", "second": "s", "seconds": "s", "secs": "s", "week": "w", "weeks": "w"}
+_RATIO = 0.25
 _ENDLESS_SCALE = 200  # an endless search behaves as if halfway after this many trials
 
 
@@ -105,11 +106,16 @@ class Budget:
 class Schedule:
     """When seeding ends, and how the temperature falls."""
 
-    seeding_ratio: float = 0.25
+    seeding_ratio: float = _RATIO
     seeding_steps: int | None = None
     seeding_seconds: float | None = None
     start_temperature: float = 1.0
     end_temperature: float = 0.2
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the length of the seeding was said; the usual ratio leaves it to the sampler."""
+        return self.seeding_steps is not None or self.seeding_seconds is not None or self.seeding_ratio != _RATIO
 
     @classmethod
     def of(
@@ -123,7 +129,7 @@ class Schedule:
         """Raises `UsageError` for values that mean nothing."""
         if seeding_steps is not None and seeding_runtime is not None:
             raise UsageError("seeding_steps= and seeding_runtime= exclude each other")
-        ratio = 0.25 if seeding_ratio is None else seeding_ratio
+        ratio = _RATIO if seeding_ratio is None else seeding_ratio
         if not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
             raise UsageError(f"seeding_ratio={seeding_ratio!r}: must be from 0 to 1")
         if seeding_steps is not None and (not hasattr(seeding_steps, "__index__") or seeding_steps < 0):

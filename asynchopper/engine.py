@@ -186,13 +186,16 @@ class Engine:
 
     async def _consume(self) -> None:
         ledger, journal, arrived = self.ledger, self.ledger.journal, self._arrived
-        small = ledger.state.space.size < _LARGE
+        large = ledger.state.space.size >= _LARGE
         watched = self.watchers.wanted or ledger.pruner is not None
         while True:
             asked: list[tuple[RunningTrial, Outcome | None]] = []
             free = self.concurrency - len(self._running)
-            while free > 0 and len(asked) < _BATCH and self.phase is Phase.RUNNING:
-                new = ledger.ask() if small else await self._ask_large()
+            slow = (
+                large or ledger.thinks()
+            )  # then what has arrived is committed first, and one candidate is made at a time
+            while free > 0 and len(asked) < (1 if slow else _BATCH) and self.phase is Phase.RUNNING:
+                new = await self._ask_slowly() if slow else ledger.ask()
                 if new is None:
                     break
                 asked.append(new)
@@ -202,8 +205,8 @@ class Engine:
                 if self._running.pop(trial.id, None) is None:
                     continue
                 ledger.tell(trial, self._judged(trial, outcome))
-                if self.phase is Phase.RUNNING and free <= 0:
-                    new = ledger.ask() if small else await self._ask_large()
+                if self.phase is Phase.RUNNING and free <= 0 and not slow:
+                    new = ledger.ask()
                     if new is not None:
                         asked.append(new)
             await journal.commit()
@@ -212,19 +215,21 @@ class Engine:
                 self._start(*new)
             for told in news:
                 self.watchers.told(told)
-            if arrived or (free > 0 and asked):
+            if slow:
+                free = self.concurrency - len(self._running) if self.phase is Phase.RUNNING and not ledger.dry else 0
+            if arrived or (free > 0 and (asked or slow)):
                 await asyncio.sleep(0)
             elif self._running:
                 await self._arrival()
             else:
                 return
 
-    async def _ask_large(self) -> tuple[RunningTrial, Outcome | None] | None:
+    async def _ask_slowly(self) -> tuple[RunningTrial, Outcome | None] | None:
         ledger = self.ledger
         if ledger.redo:
             return ledger.ask()
         chosen = await aside(ledger.choose)
-        return None if chosen is None else ledger.take(chosen)
+        return None if chosen is None or self.phase is not Phase.RUNNING else ledger.take(chosen)
 
     async def _arrival(self) -> None:
         """Returns when something has arrived, or when the phase has changed."""

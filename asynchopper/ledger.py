@@ -20,6 +20,7 @@ from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, T
 from asynchopper.trial import State as TrialState
 from asynchopper.values import from_json, to_json
 
+_LAST, _FEW = 32, 4  # evaluations that tell how long the next one takes, and how many are needed for that
 _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
 
@@ -60,12 +61,16 @@ class Ledger(Host):
         chosen = self.choose()
         return None if chosen is None else self.take(chosen)
 
+    def thinks(self) -> bool:
+        """Whether `choose` may take milliseconds, so that it belongs off the loop."""
+        return self.proposer.thinks(self.journal.state)
+
     def choose(self) -> Next | None:
         """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
         if self.dry is None:
             state, elapsed = self.journal.state, self.elapsed()
             progress = self.budget.progress(state, elapsed)
-            if progress >= 1.0:
+            if progress >= 1.0 or (self.budget.seconds is not None and self._too_late()):
                 self.dry = "steps" if self.budget.steps is not None else "runtime"
             else:
                 chosen = self.proposer.next(state, elapsed, progress)
@@ -73,6 +78,11 @@ class Ledger(Host):
                     return chosen
                 self.dry = "exhausted"
         return None
+
+    def _too_late(self) -> bool:
+        """Whether another evaluation would hardly finish: what remains is less than three in four of the last ones took."""
+        seconds = sorted(self.state.table.seconds[-_LAST:])
+        return len(seconds) >= _FEW and self.remaining() < seconds[len(seconds) // 4]
 
     def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:
         """The trial of a candidate that was just chosen."""

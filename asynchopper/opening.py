@@ -18,7 +18,7 @@ from asynchopper.errors import StudyMismatch, UsageError
 from asynchopper.journal import Journal, aside, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.pruners import Pruner
-from asynchopper.samplers import Proposer, Sampler, TwoStageSampler
+from asynchopper.samplers import PortfolioSampler, Proposer, Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.space import Space
 from asynchopper.state import FINISHED, Fact, Header, Run, State
@@ -119,7 +119,7 @@ class Opening:
             direction=_DIRECTIONS[direction],
             budget=budget,
             schedule=schedule,
-            sampler=sampler or TwoStageSampler(),
+            sampler=sampler or PortfolioSampler(),
             pruner=pruner,
             duplicates=duplicates,
             storage=where,

@@ -178,11 +178,12 @@ class Search:
         How many at once: `concurrency` evaluations; plain functions run in an `executor` (threads unless `"process"`);
         `timeout` (seconds) cancels one evaluation, which counts as failed; `kwargs` are passed to the objective.
 
-        How it searches: `sampler` (two stages by default: seeding, for `seeding_ratio` of the budget or `seeding_steps` or
-        `seeding_runtime`, then local search under a temperature that falls from `start_temperature` to
-        `end_temperature`); `pruner`; `duplicates` (`"reject"` never evaluates a candidate twice, `"reuse"` answers from the
-        history, `"allow"` evaluates again); `ignore_nans` records NaNs instead of raising; `on_error="record"` goes on
-        when the objective raises.
+        How it searches: `sampler` (by default a portfolio of moves, see the page on how it searches: a few draws from
+        the whole space, for at most `seeding_ratio` of the budget, or for just that long if it is not the usual 0.25, or
+        `seeding_steps`, or `seeding_runtime`; then moves of good candidates, wider ones under a temperature that falls
+        from `start_temperature` to `end_temperature`); `pruner`; `duplicates` (`"reject"` never evaluates a candidate
+        twice, `"reuse"` answers from the history, `"allow"` evaluates again); `ignore_nans` records NaNs instead of
+        raising; `on_error="record"` goes on when the objective raises.
 
         Where it lives: `checkpoint_path` (a path, a directory, a URL) or a `storage` instance. `resume="auto"` continues
         what is there, `"never"` refuses to, `"must"` insists; `overwrite_checkpoint` replaces it.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asynchopper.errors import StorageError, UsageError
+from asynchopper.journal import aside
 from asynchopper.ledger import Ledger
 from asynchopper.objective import RunningTrial, to_number
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
@@ -32,6 +34,8 @@ class Session:
         self._ledger: Ledger | None = None
         self._out: dict[int, RunningTrial] = {}
         self._told: set[int] = set()
+        self._thinking = asyncio.Lock()
+        """Held while a candidate is made off the loop: the state stays as it is meanwhile."""
 
     async def __aenter__(self) -> Self:
         self._ledger = await self._search._begin(self._opening)
@@ -67,7 +71,7 @@ class Session:
         Durable when it returns. Raises `StorageError` when it cannot be made so.
         """
         ledger = self._open()
-        while (new := ledger.ask()) is not None:
+        while (new := await self._next(ledger)) is not None:
             trial, known = new
             if known is None:
                 try:
@@ -77,9 +81,23 @@ class Session:
                     raise
                 self._out[trial.id] = trial
                 return trial
-            ledger.tell(trial, known)
+            async with self._thinking:
+                ledger.tell(trial, known)
             await self._commit(ledger)
         return None
+
+    async def _next(self, ledger: Ledger) -> tuple[RunningTrial, Outcome | None] | None:
+        async with self._thinking:
+            if ledger.redo or not ledger.thinks():
+                return ledger.ask()
+            work = asyncio.ensure_future(aside(ledger.choose))
+            try:
+                chosen = await asyncio.shield(work)
+            finally:
+                while not work.done():  # cancelled: the state has to stay as it is until the thread is through
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([work])
+            return None if chosen is None else ledger.take(chosen)
 
     async def tell(
         self,
@@ -104,7 +122,8 @@ class Session:
         trial.cost += cost
         del self._out[trial.id]
         self._told.add(trial.id)
-        ledger.tell(trial, outcome)
+        async with self._thinking:
+            ledger.tell(trial, outcome)
         await self._commit(ledger)
 
     async def _commit(self, ledger: Ledger) -> None:

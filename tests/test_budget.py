@@ -132,8 +132,8 @@ async def origins(steps: int, **words: Any) -> list[str]:
     return [t.origin for t in search.history]
 
 
-async def test_a_quarter_of_the_budget_is_seeding_by_default() -> None:
-    assert await origins(40) == ["initial"] + ["seeding"] * 9 + ["local"] * 30
+async def test_a_quarter_of_the_budget_is_seeding_in_two_stages() -> None:
+    assert await origins(40, sampler=ah.TwoStageSampler()) == ["initial"] + ["seeding"] * 9 + ["local"] * 30
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ async def test_local_steps_get_smaller() -> None:
             moves.append(abs(params["x"] - search.best["x"]))
         return -abs(params["x"] - 0.3)
 
-    await search.run(objective, steps=400, quiet=True, end_temperature=0.05)
+    await search.run(objective, steps=400, quiet=True, end_temperature=0.05, sampler=ah.TwoStageSampler())
     assert max(moves[-50:]) <= 0.5 * (0.05 + 0.15) < max(moves[100:200])
 
 

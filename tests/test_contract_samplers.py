@@ -2,7 +2,7 @@
 
 import pytest
 
-from asynchopper import RandomSampler, TwoStageSampler
+from asynchopper import PortfolioSampler, RandomSampler, TwoStageSampler
 from asynchopper.samplers import Sampler
 from asynchopper.testing import SamplerContract
 
@@ -17,3 +17,9 @@ class TestTwoStageSampler(SamplerContract):
     @pytest.fixture
     def sampler(self) -> Sampler:
         return TwoStageSampler()
+
+
+class TestPortfolioSampler(SamplerContract):
+    @pytest.fixture
+    def sampler(self) -> Sampler:
+        return PortfolioSampler()

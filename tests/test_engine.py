@@ -570,7 +570,7 @@ async def test_a_run_gives_the_best_parameters() -> None:
     assert abs(best["x"] - 0.25) < 0.05
     assert search.best_trial is not None and search.best_trial.params == best
     assert reason(search) == "steps" and search.outcome is not None and search.outcome.trials == 100
-    assert repr(search).startswith("Search(x; 100 trials, best -0.0")
+    assert repr(search).startswith(f"Search(x; 100 trials, best {search.best_value}")
     assert await ah.Search(SPACE).run(lambda p: 1 / 0, steps=3, on_error="record", quiet=True) is None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from asynchopper.samplers.base import Sampler, View
+from asynchopper.samplers.portfolio import PortfolioSampler
 from asynchopper.samplers.proposer import Proposer
 from asynchopper.samplers.random import RandomSampler
 from asynchopper.samplers.two_stage import TwoStageSampler
 
-__all__ = ["Proposer", "RandomSampler", "Sampler", "TwoStageSampler", "View"]
+__all__ = ["PortfolioSampler", "Proposer", "RandomSampler", "Sampler", "TwoStageSampler", "View"]

@@ -18,6 +18,8 @@ class View:
     progress: float
     seeding: bool
     temperature: float
+    seeding_fixed: bool = False
+    """Whether the user said how long to seed; otherwise the sampler may stop earlier."""
 
     @property
     def space(self) -> Space:

@@ -67,7 +67,12 @@ class Proposer:
         self._guesses = guesses
         self.guesses_used = 0
         self._streams = Streams(seed)
+        self._thinks = getattr(sampler, "thinks", None)
         self._counted = 0  # every point of the counting order before this one has been asked
+
+    def thinks(self, state: State) -> bool:
+        """Whether the next candidate may take milliseconds."""
+        return self._thinks is not None and bool(self._thinks(state))
 
     def next(self, state: State, elapsed: float, progress: float) -> Next | None:
         """The next candidate, or `None` when the space is used up. `progress` is the budget's, from 0 to 1."""
@@ -90,6 +95,7 @@ class Proposer:
             progress,
             self._schedule.seeding(state, progress, elapsed),
             self._schedule.temperature(progress),
+            self._schedule.fixed,
         )
         proposal = self._sampler.propose(view, rng)
         key = self._key(state, proposal.values)

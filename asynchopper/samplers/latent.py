@@ -1,0 +1,188 @@
+"""Coordinates for a space: numbers lie in [0, 1], one each; options have none and are moved by name.
+
+A number that is drawn on a logarithmic scale is equally spaced on it; integers and ordinal options sit at the centres of
+equal cells; a number without bounds lies at 1/2 + x/6, and may leave [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from asynchopper.space import Array, Choice, Scalar, Space
+from asynchopper.space.numbers import reflect
+from asynchopper.space.scalars import Grid, Normal
+from asynchopper.trial import Values
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+__all__ = ["Latent", "Vector", "array_at", "array_unit", "mirror", "reflect"]
+
+_NARROW = 64  # coordinates; up to here a list of floats is faster than an array
+
+
+class Latent:
+    """The coordinates of a space, and the way there and back."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.scalars: list[int] = []
+        """Leaves with one coordinate each, in the order of the coordinates."""
+        self.arrays: list[tuple[int, int, int]] = []
+        """Leaves with many: (leaf, first coordinate, one past the last). They follow the scalars."""
+        self.options: list[int] = []
+        """Leaves that are moved by name: options without an order, and what has moves of its own."""
+        for leaf in space.leaves:
+            param = leaf.param
+            own = param.user_sample is not None or param.user_mutate is not None
+            if isinstance(param, Array) and not own:
+                self.arrays.append((leaf.index, 0, 0))
+            elif (isinstance(param, Scalar) or (isinstance(param, Choice) and param.ordinal)) and not own:
+                self.scalars.append(leaf.index)
+            elif param.cardinality > 1:
+                self.options.append(leaf.index)
+        d = len(self.scalars)
+        for k, (i, _, _) in enumerate(self.arrays):
+            size = space.leaves[i].param.size
+            self.arrays[k] = (i, d, d + size)
+            d += size
+        self.d = d
+        self.n = d + len(self.options)
+        """How many things can move."""
+        self.narrow = not self.arrays and d <= _NARROW
+        self.plain = all(isinstance(leaf.param, (Scalar, Choice)) for leaf in space.leaves)
+        """Whether candidates can be compared with `==`."""
+        params = [space.leaves[i].param for i in self.scalars]
+        self.at: list[Callable[[float], Any]] = [_at(p) for p in params]
+        self.unit: list[Callable[[Any], float]] = [_unit(p) for p in params]
+        self.cells: list[float] = [_cell(p) for p in params]
+        """The width of a coordinate's cell; 0 where it is continuous."""
+        free = [isinstance(p, Normal) for p in params]
+        self.free: list[bool] = free if any(free) else []
+        """Which coordinates have no bounds; empty where all have some."""
+        self.widths = self._widths()
+        self._bounded = self._bounds()
+
+    def columns(self, leaf: int) -> range:
+        """The coordinates of a leaf; none for an option."""
+        if leaf in self.scalars:
+            k = self.scalars.index(leaf)
+            return range(k, k + 1)
+        return next((range(start, end) for i, start, end in self.arrays if i == leaf), range(0))
+
+    def owner(self, column: int) -> int:
+        """The leaf of a coordinate."""
+        if column < len(self.scalars):
+            return self.scalars[column]
+        return next(i for i, start, end in self.arrays if start <= column < end)
+
+    def encode(self, values: Values) -> list[float]:
+        """The coordinates of a candidate of a narrow space; 1/2 for a parameter that does not exist in it."""
+        return [0.5 if (v := values[i]) is None else unit(v) for i, unit in zip(self.scalars, self.unit, strict=True)]
+
+    def vector(self, values: Values) -> Vector:
+        """The same for any space."""
+        z = np.full(self.d, 0.5)
+        z[: len(self.scalars)] = self.encode(values)
+        for i, start, end in self.arrays:
+            if values[i] is not None:
+                z[start:end] = array_unit(self.space.leaves[i].param, values[i]).ravel()
+        return z
+
+    def fill(
+        self,
+        values: list[Any],
+        z: Vector,
+        moved: np.ndarray[Any, np.dtype[np.bool_]] | None,
+        new: frozenset[int] = frozenset(),
+    ) -> None:
+        """Writes the coordinates `z` (all, or those that `moved`) into the leaves that the candidate has or that are `new`."""
+        few = z[: len(self.scalars)].tolist()
+        for k, i in enumerate(self.scalars):
+            if i in new or (values[i] is not None and (moved is None or moved[k])):
+                values[i] = self.at[k](few[k])
+        for i, start, end in self.arrays:
+            old, param = values[i], self.space.leaves[i].param
+            assert isinstance(param, Array)
+            if i in new:
+                values[i] = array_at(param, z[start:end]).reshape(param.shape)
+            elif old is not None and (moved is None or moved[start:end].any()):
+                fresh = array_at(param, z[start:end]).reshape(param.shape)
+                values[i] = fresh if moved is None else np.where(moved[start:end].reshape(param.shape), fresh, old)
+
+    def reflect(self, z: Vector) -> Vector:
+        """`z` mirrored at 0 and 1, in place, where there are bounds."""
+        if self._bounded is None:
+            return mirror(z)
+        if self._bounded.any():
+            z[..., self._bounded] = mirror(z[..., self._bounded])
+        return z
+
+    def _widths(self) -> Vector:
+        widths = np.zeros(self.d)
+        widths[: len(self.scalars)] = self.cells
+        for i, start, end in self.arrays:
+            param = self.space.leaves[i].param
+            assert isinstance(param, Array)
+            widths[start:end] = _cell(param.scalar)
+        return widths
+
+    def _bounds(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        bounded = np.ones(self.d, np.bool_)
+        if self.free:
+            bounded[: len(self.scalars)] = np.logical_not(self.free)
+        for i, start, end in self.arrays:
+            param = self.space.leaves[i].param
+            assert isinstance(param, Array)
+            if isinstance(param.scalar, Normal):
+                bounded[start:end] = False
+        return None if bounded.all() else bounded
+
+
+def mirror(z: Vector) -> Vector:
+    """Reflection at 0 and 1, in place: a triangle wave of period 2."""
+    np.abs(z, out=z)
+    if z.size and z.max() >= 1.0:
+        np.mod(z, 2.0, out=z)
+        np.subtract(2.0, z, out=z, where=z > 1.0)
+        np.minimum(z, 1.0 - 2**-53, out=z)
+    return z
+
+
+def array_at(param: Any, z: Vector) -> np.ndarray[Any, Any]:
+    s = param.scalar
+    if isinstance(s, Normal):
+        return np.asarray(param._rounded((z - 0.5) * 6.0))
+    return np.asarray(param.at(z))
+
+
+def array_unit(param: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return value / 6.0 + 0.5 if isinstance(param.scalar, Normal) else np.asarray(param.unit(value))
+
+
+def _at(param: Any) -> Callable[[float], Any]:
+    if isinstance(param, Choice):
+        n = param.n
+        return lambda z: min(int(z * n), n - 1)
+    if isinstance(param, Normal):
+        return lambda z: param._round((z - 0.5) * 6.0)
+    at: Callable[[float], Any] = param.at
+    return at
+
+
+def _unit(param: Any) -> Callable[[Any], float]:
+    if isinstance(param, Choice):
+        n = param.n
+        return lambda v: (v + 0.5) / n
+    if isinstance(param, Normal):
+        return lambda v: v / 6.0 + 0.5
+    unit: Callable[[Any], float] = param.unit
+    return unit
+
+
+def _cell(param: Any) -> float:
+    if isinstance(param, (Grid, Choice)):
+        return 1.0 / param.n
+    return 0.0

@@ -1,0 +1,170 @@
+"""What the portfolio knows: a fold over the finished trials, in the order in which they were told.
+
+It is derived from the table alone, so it is never saved: a search that is resumed folds its history once. A trial's note
+says which move made it, the step that was taken and the row of the parent.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+from typing import Any
+
+from asynchopper.history import COMPLETED
+from asynchopper.samplers.cma import Distribution
+from asynchopper.samplers.latent import Latent, Vector
+from asynchopper.samplers.tuning import CMA, MOVES, Tuning
+from asynchopper.state import State
+from asynchopper.trial import Values
+
+
+class Elite:
+    """A good trial, with its coordinates once somebody has asked for them."""
+
+    __slots__ = ("_latent", "_list", "_vector", "loss", "row", "values")
+
+    def __init__(self, loss: float, row: int, values: Values, latent: Latent) -> None:
+        self.loss, self.row, self.values, self._latent = loss, row, values, latent
+        self._list: list[float] | None = None
+        self._vector: Vector | None = None
+
+    @property
+    def z(self) -> list[float]:
+        if self._list is None:
+            self._list = self._latent.encode(self.values)
+        return self._list
+
+    @property
+    def vector(self) -> Vector:
+        if self._vector is None:
+            self._vector = self._latent.vector(self.values)
+        return self._vector
+
+
+class Memory:
+    """The elites, what each move has achieved, the steps, and the distribution."""
+
+    def __init__(self, state: State, tuning: Tuning) -> None:
+        self.latent = Latent(state.space)
+        self.tuning = tuning
+        self.rows = 0
+        self.sign = state.sign
+        self.elites: list[Elite] = []
+        """The best trials, best first; of equals, the earlier first."""
+        self._losses: list[float] = []
+        self.room = max(4, min(tuning.elites, 40_000_000 // (8 * max(1, self.latent.d))))
+        self.tried = [0.0] * MOVES
+        self.won = [0.0] * MOVES
+        self.steps = [tuning.first_step] * MOVES
+        self.odds = list(tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds)
+        self.distribution: Distribution | None = None
+        self.completed = 0
+        self.learnt = 0
+        self.spent = 0.0
+        """Seconds that all evaluations took together."""
+        self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
+        """How many trials have to be finished for the distribution to begin."""
+        self.recent: deque[int] = deque(maxlen=tuning.latest)
+        """The rows of the last trials that completed."""
+        self.checkpoint = 0
+        """How many had completed when the model's lengths were last to be fitted; `sampled` says on what."""
+        self.sampled: list[Elite] = []
+
+    def seeding(self, state: State) -> bool:
+        """Whether the next candidate comes from the whole space."""
+        steps = state.run.budget.get("steps") if state.run is not None else None
+        wanted = self.first
+        if isinstance(steps, int):
+            wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
+        return state.told + len(state.pending) < wanted
+
+    def patient(self, state: State) -> bool:
+        """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""
+        t = self.tuning
+        steps = state.run.budget.get("steps") if state.run is not None else None
+        if isinstance(steps, int) and steps <= t.few_steps:
+            return True
+        mean = self.spent / max(1, self.rows)
+        return mean >= t.slow and mean >= t.slow_each * (1 + len(state.pending))
+
+    def catch_up(self, state: State) -> None:
+        """Folds the rows that are new."""
+        table = state.table
+        end = len(table)
+        for row in range(self.rows, end):
+            self.spent += table.seconds[row]
+            if table.states[row] == COMPLETED:
+                loss = -self.sign * table.values[row]
+                note = table.notes.get(row)
+                self.completed += 1
+                if note is not None and _is_ours(note, row):
+                    self._learn(state, loss, row, note)
+                if len(self.elites) < self.room or loss < self._losses[-1]:
+                    self._keep(Elite(loss, row, table.row(row), self.latent))
+                self.recent.append(row)
+                if self.completed >= self.checkpoint * 1.25 + 1:
+                    self.checkpoint = self.completed
+                    fitted = self.tuning.fitted
+                    self.sampled = self._some(state, 2 * fitted // 3, fitted // 3)
+                if self.completed == self.first and self.latent.d:
+                    self._begin()
+        self.rows = end
+
+    def _keep(self, elite: Elite) -> None:
+        at = bisect_right(self._losses, elite.loss)
+        self._losses.insert(at, elite.loss)
+        self.elites.insert(at, elite)
+        if len(self.elites) > self.room:
+            del self.elites[-1], self._losses[-1]
+
+    def _learn(self, state: State, loss: float, row: int, note: list[Any]) -> None:
+        """What the outcome says about the move that made the trial."""
+        move, step, parent = note
+        t = self.tuning
+        success = loss < -self.sign * state.table.values[parent]
+        self.tried[move] += 1.0
+        if success:
+            self.won[move] += 1.0
+        if move < CMA:
+            old = self.steps[move]
+            if success:
+                self.steps[move] = min(t.longest_step, t.grow * math.sqrt(old * step)) if step > 0 else old
+            else:
+                self.steps[move] = max(t.shortest_step, t.shrink * old)
+        if self.distribution is not None and (move == CMA or loss < self._losses[0]):
+            self.distribution.feed(loss, self.latent.vector(state.table.row(row)))
+        self.learnt += 1
+        if self.learnt % t.every == 0:
+            self.tried = [t.memory * n for n in self.tried]
+            self.won = [t.memory * n for n in self.won]
+            if self.latent.d <= t.wide:
+                rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won, self.tried, strict=True)]
+                total = sum(rates)
+                self.odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
+
+    def known(self, state: State) -> list[Elite]:
+        """The trials that the model knows: the best, and the latest."""
+        return self._some(state, self.tuning.best, self.tuning.latest)
+
+    def _some(self, state: State, best: int, latest: int) -> list[Elite]:
+        chosen = self.elites[:best]
+        have = {e.row for e in chosen}
+        table = state.table
+        rows = list(self.recent)[-latest:]
+        return chosen + [
+            Elite(-self.sign * table.values[row], row, table.row(row), self.latent) for row in rows if row not in have
+        ]
+
+    def _begin(self) -> None:
+        """The seeds are in: the distribution starts from them."""
+        points = [(e.loss, e.vector) for e in self.elites]
+        self.distribution = Distribution(points, self.tuning.cma_step, self.latent.widths)
+
+
+def _is_ours(note: Any, row: int) -> bool:
+    """Whether a note is one of the portfolio's; a search may have been led by another sampler before."""
+    if type(note) is not list or len(note) != 3:
+        return False
+    move, step, parent = note
+    return type(move) is int and 0 <= move < MOVES and type(step) is float and type(parent) is int and 0 <= parent < row

@@ -1,0 +1,293 @@
+"""The default: a portfolio of moves, each tried as often as it has paid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from weakref import ref
+
+import numpy as np
+
+from asynchopper.samplers.base import View
+from asynchopper.samplers.latent import Vector, reflect
+from asynchopper.samplers.memory import Elite, Memory
+from asynchopper.samplers.screen import Screen
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SPARSE, Tuning
+from asynchopper.space import Generator
+from asynchopper.state import State
+from asynchopper.trial import Proposal, Values
+
+
+class PortfolioSampler:
+    """Draws a few candidates from the whole space, then moves good ones."""
+
+    def __init__(self, tuning: Tuning | None = None) -> None:
+        self._tuning = tuning or Tuning()
+        self._state: ref[State] | None = None
+        self._memory: Memory | None = None
+        self._screen: Screen | None = None
+
+    def propose(self, view: View, rng: Generator) -> Proposal:
+        state = view.state
+        memory = self._recall(state)
+        if not memory.elites or (
+            view.seeding and (view.seeding_fixed or (memory.rows < memory.first and memory.seeding(state)))
+        ):
+            return Proposal(state.space.sample(rng), "seeding")
+        if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
+            return self._screened(memory, view, rng)
+        return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
+
+    def _recall(self, state: State) -> Memory:
+        """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
+        memory = self._memory
+        if memory is None or self._state is None or self._state() is not state or memory.rows > len(state.table):
+            memory = self._memory = Memory(state, self._tuning)
+            self._state = ref(state)
+        if memory.rows < len(state.table):
+            memory.catch_up(state)
+        return memory
+
+    def _pick(self, memory: Memory, u: float) -> int:
+        for move, odds in enumerate(memory.odds):
+            u -= odds
+            if u < 0.0 and (move != CMA or memory.distribution is not None):
+                return move
+        return DENSE
+
+    def _parent(self, memory: Memory, u: float) -> Elite:
+        elites, best = memory.elites, self._tuning.best_parent
+        if u < best:
+            return elites[0]
+        few = min(len(elites), max(2, min(10, memory.completed // 8)))
+        return elites[int((u - best) / (1.0 - best) * few)]
+
+    def thinks(self, state: State) -> bool:
+        """Whether the next proposal may take milliseconds, so that it is better made off the event loop."""
+        return self._thinks(self._recall(state), state)
+
+    def _thinks(self, memory: Memory, state: State) -> bool:
+        if not self._tuning.model or memory.completed < 4 or not memory.patient(state):
+            return False
+        if self._screen is None or self._screen.memory is not memory:
+            self._screen = Screen(memory, self._tuning)
+        return self._screen.ready
+
+    def _screened(self, memory: Memory, view: View, rng: Generator) -> Proposal:
+        """The candidate that the model likes best among those that were never asked."""
+        assert self._screen is not None
+        found, space, seen = self._screen.ranked(view, rng), view.space, view.state.seen
+        at = found.order[0]
+        for i in found.order:  # the first one that was never asked; where there is none, the proposer looks further
+            new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist())
+            if seen is None or space.key(new) not in seen:
+                at = i
+                break
+        else:
+            new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist())
+        return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
+
+    def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int]) -> Values:
+        """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""
+        latent, space = memory.latent, memory.latent.space
+        values: list[Any] = list(parent.values)
+        for k, i in enumerate(latent.options):
+            values[i] = codes[k] if codes[k] >= 0 else None
+        new = set()
+        for leaf in space.leaves if space.conditional else ():
+            i = leaf.index
+            if leaf.parent is not None:
+                if values[leaf.parent[0]] != leaf.parent[1]:
+                    values[i] = None
+                elif values[i] is None:
+                    new.add(i)
+        latent.fill(values, z, z != parent.vector, frozenset(new))
+        return tuple(values)
+
+    # -- up to some dozens of numbers: lists of floats
+
+    def _narrow(self, memory: Memory, view: View, rng: Generator) -> Proposal:
+        latent, elites = memory.latent, memory.elites
+        d = latent.d
+        us = rng.random(8 + 2 * latent.n).tolist()
+        move = self._pick(memory, us[0])
+        parent = self._parent(memory, us[1])
+        z = parent.z
+        step = 0.0
+        moved: list[int]
+        flips: list[int]
+        if move == CMA:
+            assert memory.distribution is not None
+            point = memory.distribution.sample(rng.standard_normal(d)).tolist()
+            z, moved = point, list(range(d))
+            flips = self._flips(memory, us, 1.0 / max(2, latent.n))
+            origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
+        else:
+            origin = parent.row
+            if move == DENSE:
+                g = rng.standard_normal(d + 1).tolist()
+                step = memory.steps[move] * math.exp(0.5 * g[d])
+                z = [x + max(step, 0.35 * c) * e for x, c, e in zip(z, latent.cells, g, strict=False)]
+                moved = list(range(d))
+                flips = self._flips(memory, us, min(0.25, 1.0 / max(1, len(latent.options))))
+            elif move == SPARSE:
+                k = min(1 + int(3 * us[2]), latent.n)
+                g = rng.standard_normal(k + 1).tolist()
+                step = memory.steps[move] * math.exp(0.8 * g[k])
+                chosen = {int(u * latent.n) for u in us[8 : 8 + k]}
+                moved = [i for i in chosen if i < d]
+                flips = [i - d for i in chosen if i >= d]
+                z = list(z)
+                for i, e in zip(moved, g, strict=False):
+                    z[i] += max(step, 0.5 * latent.cells[i]) * e
+            elif move == DIFFERENCE:
+                few = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
+                a, b = elites[int(us[2] * few)], elites[int(us[3] * few)]
+                force = 0.2 + 0.8 * us[4]
+                rate = 0.3 if us[5] < 0.5 else 0.9
+                moved = [i for i in range(d) if us[8 + i] < rate]
+                az, bz = a.z, b.z
+                if us[6] < 0.3:
+                    top = elites[0].z
+                    z = [x + force * (p - q + t - x) for x, p, q, t in zip(z, az, bz, top, strict=True)]
+                else:
+                    z = [x + force * (p - q) for x, p, q in zip(z, az, bz, strict=True)]
+                flips = [i for i in range(len(latent.options)) if us[8 + d + i] < rate * 0.5]
+            else:
+                t = view.temperature
+                k = max(1, round(t * latent.n))
+                step = 0.3 * t
+                order = sorted(range(latent.n), key=us[8 : 8 + latent.n].__getitem__)[:k]
+                moved = [i for i in order if i < d]
+                flips = [i - d for i in order if i >= d]
+                g = rng.standard_normal(d).tolist()
+                z = list(z)
+                for i in moved:
+                    z[i] += step * math.sqrt(us[8 + latent.n + i]) * g[i]
+        values = list(parent.values)
+        scalars, at, free = latent.scalars, latent.at, latent.free
+        for i in moved:
+            leaf = scalars[i]
+            if values[leaf] is not None:
+                x = z[i]
+                values[leaf] = at[i](x if 0.0 <= x < 1.0 or (free and free[i]) else reflect(x))
+        if flips:
+            self._flip(memory, values, flips, move, view.temperature, rng)
+        space = latent.space
+        if space.conditional:
+            self._settle(memory, values, rng)
+        new = tuple(values)
+        if latent.plain and new == parent.values:
+            new = self._nudge(memory, values, rng)
+        return Proposal(new, "local", [move, float(f"{step:.4g}"), origin])
+
+    def _flips(self, memory: Memory, us: list[float], p: float) -> list[int]:
+        latent = memory.latent
+        start = 8 + latent.n + latent.d
+        return [i for i in range(len(latent.options)) if us[start + i] < p]
+
+    def _flip(
+        self, memory: Memory, values: list[Any], flips: list[int], move: int, strength: float, rng: Generator
+    ) -> None:
+        """Other options for some leaves: what another elite has, or any."""
+        latent, elites = memory.latent, memory.elites
+        us = rng.random(3 * len(flips)).tolist()
+        few = min(len(elites), 10)
+        for j, k in enumerate(flips):
+            i = latent.options[k]
+            if values[i] is None:
+                continue
+            if us[3 * j] < (1.0 if move == DIFFERENCE else 0.4):
+                other = elites[int(us[3 * j + 1] * few)].values[i]
+                if other is not None and (move == DIFFERENCE or other != values[i]):
+                    values[i] = other
+                    continue
+            values[i] = latent.space.leaves[i].move(values[i], us[3 * j + 2], rng, strength)
+
+    def _settle(self, memory: Memory, values: list[Any], rng: Generator) -> None:
+        """Empties the branches that are not taken; fills the ones that are new from an elite that has them, or draws."""
+        space, elites = memory.latent.space, memory.elites
+        donor: Elite | None = None
+        copies = rng.random() < 0.7
+        for leaf in space.leaves:
+            i = leaf.index
+            if leaf.parent is not None and values[leaf.parent[0]] != leaf.parent[1]:
+                values[i] = None
+            elif values[i] is None:
+                if copies and (donor is None or donor.values[i] is None):
+                    donor = next((e for e in elites if e.values[i] is not None), None)
+                    copies = donor is not None
+                if copies and donor is not None:
+                    values[i] = donor.values[i]
+                else:
+                    values[i] = leaf.draw(float(rng.random()), rng)
+
+    def _nudge(self, memory: Memory, values: list[Any], rng: Generator) -> Values:
+        """One leaf moved to a neighbour, where nothing else has changed."""
+        space = memory.latent.space
+        alive = [leaf for leaf in space.leaves if values[leaf.index] is not None and leaf.param.cardinality > 1]
+        if alive:
+            u, v = rng.random(2).tolist()
+            leaf = alive[int(u * len(alive))]
+            values[leaf.index] = leaf.move(values[leaf.index], v, rng, 0.1)
+            if space.conditional:
+                self._settle(memory, values, rng)
+        return tuple(values)
+
+    # -- arrays and many numbers
+
+    def _wide(self, memory: Memory, view: View, rng: Generator) -> Proposal:
+        latent, elites = memory.latent, memory.elites
+        d, n = latent.d, latent.n
+        us = rng.random(8).tolist()
+        move = self._pick(memory, us[0])
+        parent = self._parent(memory, us[1])
+        origin, step, rate = parent.row, 0.0, 1.0
+        moved: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+        if move == CMA:
+            assert memory.distribution is not None
+            z = memory.distribution.sample(rng.standard_normal(d))
+            origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
+            rate = 1.0 / n
+        elif move == DENSE:
+            step = memory.steps[move] * math.exp(0.5 * float(rng.standard_normal()))
+            z = parent.vector + np.maximum(step, 0.35 * latent.widths) * rng.standard_normal(d)
+            rate = 1.0 / max(4, len(latent.options))
+        elif move == SPARSE:
+            part = (0.02, 0.1, 0.3)[int(3 * us[2])]
+            step = memory.steps[move] * math.exp(0.8 * float(rng.standard_normal()))
+            moved = self._some(max(1, round(part * d)), d, rng)
+            z = parent.vector + np.maximum(step, 0.5 * latent.widths) * rng.standard_normal(d)
+            rate = part
+        elif move == DIFFERENCE:
+            few = min(len(elites), max(4, memory.completed // 2))
+            a, b = elites[int(us[2] * few)].vector, elites[int(us[3] * few)].vector
+            force = 0.2 + 0.8 * us[4]
+            rate = 0.3 if us[5] < 0.5 else 0.9
+            base = parent.vector
+            z = base + force * (a - b)
+            if us[6] < 0.3:
+                z += force * (elites[0].vector - base)
+            moved = rng.random(d) < rate
+            rate *= 0.5
+        else:
+            rate = t = view.temperature
+            step = 0.3 * t
+            moved = self._some(max(1, round(t * d)), d, rng)
+            z = parent.vector + step * np.sqrt(rng.random(d)) * rng.standard_normal(d)
+        values = list(parent.values)
+        latent.fill(values, latent.reflect(z), moved)
+        if latent.options:
+            flips = np.flatnonzero(rng.random(len(latent.options)) < rate).tolist()
+            if flips:
+                self._flip(memory, values, flips, move, view.temperature, rng)
+        if latent.space.conditional:
+            self._settle(memory, values, rng)
+        return Proposal(tuple(values), "local", [move, float(f"{step:.4g}"), origin])
+
+    def _some(self, k: int, d: int, rng: Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """A mask with about `k` of `d` set, and at least one."""
+        mask = rng.random(d) < k / d
+        if not mask.any():
+            mask[int(rng.integers(d))] = True
+        return mask

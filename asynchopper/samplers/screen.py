@@ -1,0 +1,238 @@
+"""Proposals with a model: many candidates from the moves, and the one that the model likes best."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from asynchopper.samplers.base import View
+from asynchopper.samplers.latent import Latent, Vector
+from asynchopper.samplers.memory import Elite, Memory
+from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE, Tuning
+from asynchopper.space import Choice, Generator
+from asynchopper.state import State
+
+Codes = np.ndarray[Any, np.dtype[np.intp]]
+
+_RUNNING = 64  # running points that the model looks at
+_TRIES = 16  # candidates to look at before giving up on finding one that was never asked
+
+
+class Candidates(NamedTuple):
+    """Rows of coordinates and options, where each came from, and in which order they look promising."""
+
+    z: Vector
+    codes: Codes
+    parents: list[Elite]
+    moves: list[int]
+    steps: Vector
+    order: list[int]
+
+
+class Features:
+    """Candidates as the model sees them: coordinates, then one column for two options, k columns for k of them."""
+
+    def __init__(self, latent: Latent) -> None:
+        self.latent = latent
+        space = latent.space
+        self.sizes = [_options(space.leaves[i].param) for i in latent.options]
+        groups = list(range(latent.d))
+        for k, n in enumerate(self.sizes):
+            groups += [latent.d + k] * (0 if n == 0 else 1 if n == 2 else n)
+        self.groups = np.array(groups, np.intp)
+        place = {i: k for k, i in enumerate(latent.options)}
+        self.parents: list[tuple[int, int, int]] = []
+        """Of each conditional leaf: (its column, its owner's place among the options, the option)."""
+        self.usable = all(self.sizes)
+        for leaf in space.leaves:
+            if leaf.parent is not None:
+                if leaf.parent[0] not in place:
+                    self.usable = False
+                    continue
+                owner = place[leaf.parent[0]]
+                if leaf.index in place:
+                    self.parents.append((latent.d + place[leaf.index], owner, leaf.parent[1]))
+                self.parents += [(c, owner, leaf.parent[1]) for c in latent.columns(leaf.index)]
+
+    def of(self, z: Vector, codes: Codes) -> Vector:
+        """Features of candidates; a code of -1 is an option that does not exist there."""
+        columns = [z]
+        for k, n in enumerate(self.sizes):
+            c = codes[:, k]
+            if n == 2:
+                columns.append(np.where(c < 0, 0.5, c).astype(np.float64)[:, None])
+            else:
+                columns.append((c[:, None] == np.arange(n)) * 0.7071067811865476)
+        return np.concatenate(columns, axis=1) if len(columns) > 1 else z
+
+
+class Screen:
+    """The model of a memory, and its choice among candidates."""
+
+    def __init__(self, memory: Memory, tuning: Tuning) -> None:
+        self.memory, self.tuning, self.latent = memory, tuning, memory.latent
+        self.features = Features(memory.latent)
+        self._fitted_at = -1
+        self._lengths: Lengths | None = None
+        self._made_at = -1
+        self._surrogate: Surrogate | None = None
+        self.ready = (
+            self.features.usable
+            and 0 < len(self.features.groups) <= tuning.model_width
+            and self.latent.d <= tuning.wide
+        )
+
+    def _points(self, elites: list[Elite]) -> tuple[Vector, Codes]:
+        z = np.array([e.vector for e in elites]).reshape(len(elites), self.latent.d)
+        options = self.latent.options
+        codes = np.array([[-1 if (v := e.values[i]) is None else v for i in options] for e in elites], np.intp)
+        return z, codes.reshape(len(elites), len(options))
+
+    def _model(self, state: State) -> Surrogate:
+        memory = self.memory
+        if self._made_at != memory.rows:
+            if self._fitted_at != memory.checkpoint:
+                some = memory.sampled
+                x = self.features.of(*self._points(some))
+                self._lengths = fit(x, squash(np.array([e.loss for e in some])), self.features.groups)
+                self._fitted_at = memory.checkpoint
+            assert self._lengths is not None
+            points = memory.known(state)
+            x = self.features.of(*self._points(points))
+            y = squash(np.array([e.loss for e in points]))
+            self._surrogate = Surrogate(x, y, self._lengths, self.features.groups)
+            self._made_at = memory.rows
+        assert self._surrogate is not None
+        return self._surrogate
+
+    def ranked(self, view: View, rng: Generator) -> Candidates:
+        """Candidates, the most promising first: the lowest mu - beta s (Srinivas et al., arXiv:0912.3995); beta goes
+        through a cycle, so that candidates that are out together differ."""
+        state = view.state
+        model = self._model(state)
+        made = self._candidates(view.temperature, rng)
+        mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(state))
+        betas = self.tuning.betas
+        beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
+        return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
+
+    def _running(self, state: State) -> Vector | None:
+        if not state.pending:
+            return None
+        few = list(state.pending.values())[-_RUNNING:]
+        return self.features.of(*self._points([Elite(0.0, -1, p.values, self.latent) for p in few]))
+
+    def _snap(self, z: Vector) -> Vector:
+        """Coordinates of cells at the centres of their cells."""
+        widths = self.latent.widths
+        cells = widths > 0
+        if cells.any():
+            w = widths[cells]
+            z[:, cells] = (np.floor(np.minimum(z[:, cells], 1 - 1e-12) / w) + 0.5) * w
+        return z
+
+    def _inactive(self, z: Vector, codes: Codes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which coordinates do not exist; empties the options that do not, in place. Owners come before what they own."""
+        out = np.zeros(z.shape, np.bool_)
+        for column, owner, option in self.features.parents:
+            off = codes[:, owner] != option
+            if column < self.latent.d:
+                out[off, column] = True
+            else:
+                codes[off, column - self.latent.d] = -1
+        return out
+
+    def _candidates(self, temperature: float, rng: Generator) -> Candidates:
+        memory, latent, t = self.memory, self.latent, self.tuning
+        d, n, elites = latent.d, max(1, latent.n), memory.elites
+        counts = t.candidates
+        m = sum(counts)
+        kind = np.repeat(np.arange(len(counts)), counts)
+        few = min(len(elites), 10)
+        chosen = np.where(rng.random(m) < 0.6, 0, rng.integers(few, size=m))
+        base, base_codes = self._points(elites[:few])
+        z, codes = base[chosen].copy(), base_codes[chosen].copy()
+        steps = np.zeros(m)
+        noise = rng.standard_normal((m, d))
+        if d:
+            for move, spread in ((DENSE, 1.0), (SPARSE, 1.0)):
+                rows = kind == move
+                k = counts[move]
+                if not k:
+                    continue
+                steps[rows] = np.minimum(memory.steps[move] * np.exp(spread * rng.standard_normal(k)), 1.0)
+                jump = np.maximum(steps[rows][:, None], (0.35 if move == DENSE else 0.5) * latent.widths) * noise[rows]
+                if move == SPARSE:
+                    jump = np.where(rng.random((k, d)) < (1 + rng.integers(3, size=(k, 1))) / n, jump, 0.0)
+                z[rows] += jump
+            rows = kind == DIFFERENCE
+            if k := counts[DIFFERENCE]:
+                pool = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
+                vectors, _ = self._points(elites[:pool])
+                force = rng.uniform(0.2, 1.0, (k, 1))
+                move_to = z[rows] + force * (vectors[rng.integers(pool, size=k)] - vectors[rng.integers(pool, size=k)])
+                move_to += np.where(rng.random((k, 1)) < 0.3, force * (vectors[0] - z[rows]), 0.0)
+                mask = rng.random((k, d)) < np.where(rng.random((k, 1)) < 0.5, 0.3, 0.9)
+                z[rows] = np.where(mask, move_to, z[rows])
+            rows = kind == SHRINKING
+            if k := counts[SHRINKING]:
+                jump = 0.3 * temperature * np.sqrt(rng.random((k, d))) * noise[rows]
+                z[rows] += np.where(rng.random((k, d)) < temperature, jump, 0.0)
+            rows = kind == CMA
+            if counts[CMA] and memory.distribution is not None:
+                z[rows] = np.array([memory.distribution.sample(e) for e in noise[rows]])
+            rows = kind == CMA + 1
+            z[rows] = rng.random((counts[CMA + 1], d))
+            z = latent.reflect(z)
+        if latent.options:
+            rates = np.array([min(0.3, 1.5 / n), 1.5 / n, 0.0, max(1.5 / n, temperature - 0.5), 1.0 / n, 1.0])[kind]
+            flip = rng.random((m, len(latent.options))) < rates[:, None]
+            any_ = (rng.random(flip.shape) * np.array(self.features.sizes)).astype(np.intp)
+            from_elite = base_codes[rng.integers(few, size=flip.shape), np.arange(len(latent.options))]
+            new = np.where(
+                (rng.random(flip.shape) < 0.4) & (from_elite >= 0) & (kind < CMA + 1)[:, None], from_elite, any_
+            )
+            codes = np.where(flip, new, codes)
+            mix = (kind == DIFFERENCE)[:, None] & (rng.random(flip.shape) < 0.5) & (from_elite >= 0)
+            codes = np.where(mix, from_elite, codes)
+        if self.features.parents:
+            z = self._activate(z, codes, base_codes[chosen], elites, rng)
+        z = self._snap(z)
+        if self.features.parents:
+            z[self._inactive(z, codes)] = 0.5
+        parents = [elites[i] for i in chosen.tolist()]
+        return Candidates(z, codes, parents, np.minimum(kind, CMA).tolist(), steps, [])
+
+    def _activate(self, z: Vector, codes: Codes, before: Codes, elites: list[Elite], rng: Generator) -> Vector:
+        """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random."""
+        for column, owner, option in self.features.parents:
+            new = (codes[:, owner] == option) & (before[:, owner] != option)
+            k = int(new.sum())
+            if not k:
+                continue
+            copied = rng.random(k) < 0.6
+            if column < self.latent.d:
+                leaf = self.latent.owner(column)
+                donor = next((e for e in elites if e.values[leaf] is not None), None)
+                fresh = rng.random(k)
+                if donor is not None:
+                    near = donor.vector[column] + 0.15 * rng.standard_normal(k)
+                    fresh = np.where(copied, np.clip(near, 0.0, 1.0 - 1e-12), fresh)
+                z[new, column] = fresh
+            else:
+                place = column - self.latent.d
+                leaf = self.latent.options[place]
+                donor = next((e for e in elites if e.values[leaf] is not None), None)
+                fresh_codes = rng.integers(self.features.sizes[place], size=k)
+                if donor is not None:
+                    fresh_codes = np.where(copied, donor.values[leaf], fresh_codes)
+                codes[new, place] = fresh_codes
+        return z
+
+
+def _options(param: Any) -> int:
+    """How many options the model may choose from; 0 for what has moves of its own."""
+    own = param.user_sample is not None or param.user_mutate is not None
+    return param.n if isinstance(param, Choice) and not own else 0

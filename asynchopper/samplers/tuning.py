@@ -1,0 +1,66 @@
+"""The constants of the portfolio, in one place, so that an ablation can change one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DENSE, SPARSE, DIFFERENCE, SHRINKING, CMA = range(5)
+MOVES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    # which move: a part of the odds follows success, the rest is fixed
+    adaptive: float = 0.6
+    floors: tuple[float, ...] = (0.1, 0.1, 0.1, 0.05, 0.05)
+    first_odds: tuple[float, ...] = (0.25, 0.2, 0.25, 0.1, 0.2)
+    every: int = 4
+    """Outcomes after which the odds are computed anew, and older outcomes count `memory` times as much as before."""
+    memory: float = 0.92
+
+    # how far: steps are parts of a coordinate's range
+    first_step: float = 0.25
+    longest_step: float = 0.5
+    shortest_step: float = 1e-7
+    grow: float = 1.8
+    shrink: float = 0.86
+
+    # from where
+    elites: int = 100
+    best_parent: float = 0.75
+
+    # the distribution
+    cma_step: float = 0.1
+    cma_parent: int = 4
+    """Its points are a success when they beat the elite of this rank."""
+    wide: int = 48
+    """Coordinates; above, the distribution leads, the odds are fixed, and there is no model."""
+    wide_odds: tuple[float, ...] = (0.1, 0.05, 0.05, 0.0, 0.8)
+
+    # seeds: this many for each thing that can move, but no more than a part of the budget, nor than a number
+    seeds_per_number: float = 2.0
+    seeds_part: float = 0.2
+    most_seeds: int = 30
+
+    # when there is a model: in short searches, and where an evaluation takes `slow` seconds and a proposal may take
+    # a tenth of `slow_each`
+    model: bool = True
+    few_steps: int = 400
+    slow: float = 0.05
+    slow_each: float = 0.01
+
+    # what it sees: features, the best trials, the latest, and those that its lengths are fitted to
+    model_width: int = 128
+    best: int = 100
+    latest: int = 50
+    fitted: int = 90
+
+    # what it is asked: candidates from each move and from the whole space, and the cycle of beta
+    unscreened_alone: float = 0.05
+    unscreened_among: float = 0.25
+    candidates: tuple[int, ...] = (60, 60, 20, 10, 25, 15)
+    betas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+
+    def unscreened(self, running: int) -> float:
+        """The part of the proposals that the model has no say in: more of them where more candidates are out."""
+        return self.unscreened_alone + (self.unscreened_among - self.unscreened_alone) * min(1.0, running / 8)

@@ -1,0 +1,114 @@
+"""Runs optimizers on suites, and remembers every cell on disk.
+
+    python benchmarks/quality/run.py --split test --suite continuous --optimizers asynchopper,pyhopper --jobs 2
+    python benchmarks/quality/report.py --split test
+
+A cell is (optimizer, task, slots, steps, seed); each has a random stream of its own. `--fresh` runs ours again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from learning import CACHE
+from ours import OURS
+from peers import PEERS
+from suites import cells, suites
+from task import simulate
+
+NO_LONG = {"optuna-tpe", "hyperopt-tpe"}
+"""Too slow for 1,000 evaluations, or for hundreds of numbers."""
+
+
+def wanted(optimizer: str, suite: str) -> bool:
+    return not (optimizer in NO_LONG and suite in ("wide", "long")) and not (
+        optimizer == "hyperopt-tpe" and suite in ("continuous-1", "continuous-64", "noisy", "boolean")
+    )
+
+
+def path(split: str, suite: str, optimizer: str) -> Path:
+    return CACHE / "cells" / split / suite / f"{optimizer}.jsonl"
+
+
+def load(split: str, suite: str, optimizer: str) -> dict[tuple[str, int, int, int], float]:
+    p = path(split, suite, optimizer)
+    if not p.exists():
+        return {}
+    rows = [json.loads(line) for line in p.read_text().splitlines()]
+    return {(task, slots, steps, seed): v for task, slots, steps, seed, v, _ in rows}
+
+
+def seed_of(optimizer: str, task: str, slots: int, steps: int, seed: int) -> int:
+    return zlib.crc32(f"{optimizer}|{task}|{slots}|{steps}|{seed}".encode())
+
+
+def run(
+    split: str, suite: str, optimizer: str, part: int = 0, parts: int = 1
+) -> list[tuple[str, int, int, int, float, float]]:
+    """The cells of a suite that are not known yet, or a part of them."""
+    done = load(split, suite, optimizer)
+    make = {**OURS, **PEERS}[optimizer.split("@")[0]]
+    out = []
+    for i, (task_of, slots, steps, seed) in enumerate(cells(split, suite)):
+        if i % parts != part:
+            continue
+        task = task_of()
+        if (task.name, slots, steps, seed) in done:
+            continue
+        began = time.perf_counter()
+        value = simulate(make, task, steps, slots, seed_of(optimizer, task.name, slots, steps, seed))[-1]
+        row = (task.name, slots, steps, seed, value, round(time.perf_counter() - began, 3))
+        out.append(row)
+        p = path(split, suite, optimizer)
+        p.parent.mkdir(parents=True, exist_ok=True)
+        with p.open("a") as f:
+            f.write(json.dumps(row) + "\n")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("train", "test"), default="test")
+    parser.add_argument("--suite", default="all")
+    parser.add_argument(
+        "--optimizers", default="all", help="names, by commas; name@label for a second stream or a variant"
+    )
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--fresh", action="store_true", help="forget what is known of ours")
+    args = parser.parse_args()
+    names = [*OURS, *PEERS, "asynchopper@again"] if args.optimizers == "all" else args.optimizers.split(",")
+    chosen = list(suites(args.split)) if args.suite == "all" else args.suite.split(",")
+    work = [(s, n) for s in chosen for n in names if wanted(n, s)]
+    if args.fresh:
+        for s, n in work:
+            if n.split("@")[0] in OURS:
+                path(args.split, s, n).unlink(missing_ok=True)
+    with ProcessPoolExecutor(args.jobs) as pool:
+        jobs = [
+            (s, n, pool.submit(run, args.split, s, n, part, 4 * args.jobs))
+            for s, n in work
+            for part in range(4 * args.jobs)
+        ]
+        began = time.perf_counter()
+        for s, n, job in jobs:
+            rows = job.result()
+            if rows:
+                print(
+                    f"{time.perf_counter() - began:7.1f} s  {s:14} {n:20} {len(rows)} cells, {sum(r[-1] for r in rows):.1f} s",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What is run. The split was written before anything was tuned: `train` may be looked at while tuning, `test` is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from functions import REPORTED, TUNED_ON, conditional, continuous, mixed_integer, network, pbo, tour, wide, with_options
+from learning import learning
+from task import Task
+
+TRAIN, TEST = TUNED_ON, REPORTED
+DIMS = {"train": (3, 8, 24), "test": (2, 5, 10, 20, 40)}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks, each run at every (slots, steps) with every seed."""
+
+    tasks: tuple[Callable[[], Task], ...]
+    settings: tuple[tuple[int, int], ...]
+    seeds: int = 1
+
+
+def _continuous(split: str, noise: float = 0.0) -> tuple[Callable[[], Task], ...]:
+    names = TRAIN if split == "train" else TEST
+    return tuple([lambda n=n, d=d: continuous(n, d, 0, noise) for n in names for d in DIMS[split]])
+
+
+def _mixint(split: str) -> tuple[Callable[[], Task], ...]:
+    names, dims = (TRAIN, (5, 20)) if split == "train" else (TEST, (10, 40))
+    return tuple([lambda n=n, d=d: mixed_integer(n, d) for n in names for d in dims])
+
+
+def _noisy(split: str) -> tuple[Callable[[], Task], ...]:
+    names, dims = (TRAIN, (3, 8)) if split == "train" else (TEST, (5, 20))
+    return tuple([lambda n=n, d=d: continuous(n, d, 0, 0.1) for n in names for d in dims])
+
+
+def _wide(split: str) -> tuple[Callable[[], Task], ...]:
+    if split == "train":
+        return (
+            *[lambda n=n, d=d: wide(n, d) for n in TRAIN[:5] for d in (60, 240)],
+            lambda: tour(16),
+            lambda: network(20),
+        )
+    return (
+        *[lambda n=n, d=d: wide(n, d) for n in TEST[:5] for d in (80, 320, 640)],
+        lambda: tour(30),
+        lambda: network(40),
+    )
+
+
+def _own(split: str) -> tuple[Callable[[], Task], ...]:
+    names, i = (TRAIN[:4], 0) if split == "train" else (TEST[:4], 1)
+    return (
+        *[lambda n=n: with_options(n, 4, 3, i) for n in names],
+        *[lambda n=n: with_options(n, 2, 8, i) for n in names],
+        *[lambda n=n: conditional(n, 3, 3, i) for n in names],
+        *[lambda n=n: conditional(n, 5, 5, i, 0.05) for n in names],
+    )
+
+
+def _pbo(split: str) -> tuple[Callable[[], Task], ...]:
+    numbers, d = ((1, 3, 5, 18, 21), 25) if split == "train" else ((2, 4, 8, 15, 19, 22, 23), 36)
+    return tuple([lambda k=k, d=d: pbo(k, d) for k in numbers])
+
+
+_LEARNING = {
+    "train": (
+        ("svm", "wine"),
+        ("tree", "breast_cancer"),
+        ("several", "digits"),
+        ("network", "iris"),
+        ("ridge", "diabetes"),
+    ),
+    "test": (
+        ("svm", "digits"),
+        ("svm", "breast_cancer"),
+        ("tree", "digits"),
+        ("tree", "wine"),
+        ("several", "breast_cancer"),
+        ("several", "wine"),
+        ("network", "wine"),
+        ("network", "digits"),
+    ),
+}
+
+
+def _learning(split: str) -> tuple[Callable[[], Task], ...]:
+    return tuple([lambda k=k, n=n: learning(k, n) for k, n in _LEARNING[split]])
+
+
+def suites(split: str) -> dict[str, Suite]:
+    return {
+        "continuous": Suite(_continuous(split), ((16, 100), (16, 250)), 2 if split == "train" else 1),
+        "continuous-1": Suite(_continuous(split), ((1, 100), (1, 250)), 2 if split == "train" else 1),
+        "continuous-64": Suite(_continuous(split), ((64, 250),)),
+        "mixed-integer": Suite(_mixint(split), ((1, 250), (16, 250))),
+        "noisy": Suite(_noisy(split), ((16, 250),), 2),
+        "wide": Suite(_wide(split), ((16, 1000),)),
+        "options": Suite(_own(split), ((16, 50), (16, 100), (16, 250))),
+        "learning": Suite(_learning(split), ((16, 100), (16, 250)), 2),
+        "boolean": Suite(_pbo(split), ((16, 250), (1, 250))),
+        "long": Suite(_continuous(split)[:: 2 if split == "train" else 3], ((16, 1000),)),
+    }
+
+
+def cells(split: str, name: str) -> Iterator[tuple[Callable[[], Task], int, int, int]]:
+    """(task, slots, steps, seed) of a suite."""
+    suite = suites(split)[name]
+    for task in suite.tasks:
+        for slots, steps in suite.settings:
+            for seed in range(suite.seeds):
+                yield task, slots, steps, seed

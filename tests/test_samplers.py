@@ -1,0 +1,299 @@
+"""What the default sampler promises: it finds good candidates, forgets nothing that is in the log, at a constant cost."""
+
+import asyncio
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import asynchopper as ah
+from asynchopper.budget import Budget, Schedule
+from asynchopper.records import decode, encode
+from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
+from asynchopper.samplers.model import Lengths, Surrogate, squash
+from asynchopper.space import Space
+from asynchopper.state import Asked, Header, Run, State, Told
+
+NUMBERS = {f"x{i}": ah.float(-5, 5) for i in range(6)}
+MIXED = {
+    "lr": ah.float(1e-5, 1e-1, log=True),
+    "units": ah.int(1, 512, log=True),
+    "depth": ah.int(1, 8),
+    "opt": ah.choice("adam", "sgd", "lion"),
+    "batch": ah.choice(16, 32, 64, 128, ordinal=True),
+}
+NESTED = {
+    "lr": ah.float(1e-5, 1e-1, log=True),
+    "model": ah.choice(
+        {"kind": "tree", "depth": ah.int(1, 20), "rule": ah.choice("gini", "entropy", "log")},
+        {"kind": "svm", "c": ah.float(1e-3, 1e3, log=True), "w": ah.float(-1, 1, shape=(3,))},
+        "none",
+    ),
+}
+ARRAY = {"w": ah.float(-1, 1, shape=(10, 12)), "b": ah.int(0, 9, shape=5), "g": ah.float(shape=3)}
+
+
+def sphere(params: dict[str, Any]) -> float:
+    return float(sum((v - 1.0) ** 2 for v in params.values()))
+
+
+class Driven:
+    """A search without an engine: facts in, candidates out."""
+
+    def __init__(
+        self, tree: dict[str, Any], steps: int, seed: int = 3, seconds: float = 1.0, sampler: Any = None
+    ) -> None:
+        self.facts: list[Any] = []
+        self.state, self.seconds = State(Space(tree)), seconds
+        self.budget = Budget.of(None, steps, False)
+        self.say(Header("s", "minimize", seed, {}))
+        self.say(Run(self.budget.describe(), 0, 0.0, 0.0, None, "", "", 0))
+        self.sampler = sampler or PortfolioSampler()
+        self.proposer = Proposer(self.sampler, Schedule(), deque(), seed)
+
+    def say(self, fact: Any) -> None:
+        self.facts.append(fact)
+        self.state.fold(fact)
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        chosen = self.proposer.next(self.state, 0.0, self.budget.progress(self.state, 0.0))
+        assert chosen is not None
+        p, id = chosen.proposal, self.state.next_id
+        self.say(Asked(id, 1, p.values, p.origin, p.note, None, chosen.key))
+        return id, self.state.space.build(p.values)
+
+    def tell(self, id: int, value: float, state: Any = "completed") -> None:
+        self.say(Told(id, 1, state, value, (), 0.0, self.seconds, 0.0))
+
+    def run(self, objective: Any, steps: int, slots: int = 1) -> float:
+        out: deque[tuple[int, float]] = deque()
+        for _ in range(steps):
+            id, params = self.ask()
+            out.append((id, objective(params)))
+            if len(out) >= slots:
+                self.tell(*out.popleft())
+        while out:
+            self.tell(*out.popleft())
+        assert self.state.best_value is not None
+        return self.state.best_value
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.0], ids=["model", "cheap"])
+@pytest.mark.parametrize("slots", [1, 16])
+def test_it_beats_two_stages_by_far_on_a_bowl(slots: int, seconds: float) -> None:
+    ours, theirs = [], []
+    for seed in range(3):
+        ours.append(Driven(NUMBERS, 500, seed, seconds).run(sphere, 200 if seconds else 500, slots))
+        theirs.append(Driven(NUMBERS, 500, seed, seconds, ah.TwoStageSampler()).run(sphere, 500, slots))
+    assert np.median(ours) < 0.1 * np.median(theirs)
+
+
+def test_options_are_learnt() -> None:
+    tree = {f"c{i}": ah.choice(*"abcdef") for i in range(8)}
+
+    def matches(params: dict[str, Any]) -> float:
+        return float(sum(v != "c" for v in params.values()))
+
+    ours = [Driven(tree, 150, seed).run(matches, 150, 8) for seed in range(3)]
+    drawn = [Driven(tree, 150, seed, sampler=RandomSampler()).run(matches, 150, 8) for seed in range(3)]
+    assert max(ours) <= 1 < min(drawn)
+
+
+@pytest.mark.parametrize("tree", [NUMBERS, MIXED, NESTED, ARRAY], ids=["numbers", "mixed", "nested", "array"])
+@pytest.mark.parametrize("seconds", [1.0, 0.0], ids=["model", "cheap"])
+def test_a_search_that_was_read_back_from_its_log_goes_on_alike(tree: dict[str, Any], seconds: float) -> None:
+    steps = 1000
+
+    def value(params: dict[str, Any]) -> float:
+        return math.sin(len(repr(params))) + float(np.sum(params.get("w", 0.0)))
+
+    whole = Driven(tree, steps, seconds=seconds)
+    whole.run(value, 90, 4)
+    waiting = [whole.ask() for _ in range(3)]
+    again = Driven(tree, steps, seconds=seconds)
+    for fact in whole.facts[2:]:
+        back = decode(encode(fact, again.state.space), again.state.space)
+        assert back is not None
+        again.say(back)
+    assert sorted(again.state.pending) == [id for id, _ in waiting]
+    for n in range(12):
+        (a, one), (b, two) = whole.ask(), again.ask()
+        assert a == b and repr(one) == repr(two), f"they part at the {n}th candidate after the restart"
+        whole.tell(a, value(one))
+        again.tell(b, value(two))
+
+
+async def test_a_killed_run_gives_the_candidates_of_one_that_was_not(tmp_path: Path) -> None:
+    def stopping(search: ah.Search, stop: int) -> Any:
+        async def objective(params: dict[str, Any]) -> float:
+            if len(search.history) >= stop:
+                search.stop()
+            return math.log(params["lr"]) ** 2 + params["depth"] * (params["opt"] != "sgd")
+
+        return objective
+
+    async def seen(path: Path, *stops: int) -> list[str]:
+        for stop in (*stops, 60):
+            search = ah.Search(MIXED, seed=11)
+            await search.run(stopping(search, stop), "min", steps=60, checkpoint_path=path, quiet=True)
+        return [repr(t.params) for t in search.history]
+
+    assert await seen(tmp_path / "a.ckpt") == await seen(tmp_path / "b.ckpt", 17, 41)
+
+
+def test_what_is_running_is_not_proposed_again() -> None:
+    search = Driven({"x": ah.float(0, 1), "y": ah.float(0, 1)}, 300)
+    search.run(lambda p: (p["x"] - 0.3) ** 2 + (p["y"] - 0.6) ** 2, 12)  # the valley is not yet known exactly
+    out = np.array([list(search.ask()[1].values()) for _ in range(32)])
+    apart = np.abs(out[:, None] - out[None]).max(2) + np.eye(32)
+    assert apart.min() > 1e-7
+    assert np.median(apart.min(1)) > 1e-3
+    assert np.ptp(out, axis=0).min() > 0.05
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.0], ids=["model", "cheap"])
+def test_failures_and_infinite_values_are_lived_with(seconds: float) -> None:
+    search = Driven(MIXED, 600, seconds=seconds)
+    for n in range(120):
+        id, params = search.ask()
+        if n % 3 == 0:
+            search.tell(id, math.nan, ("failed", "pruned", "nan")[n % 9 // 3])
+        else:
+            search.tell(id, (math.inf, -math.inf, 1e300, 0.0, params["lr"])[n % 5])
+
+
+def test_a_candidate_of_a_million_numbers() -> None:
+    search = Driven({"w": ah.float(-1, 1, shape=1_000_000), "k": ah.choice("a", "b")}, 40)
+    for _ in range(12):
+        id, params = search.ask()
+        assert params["w"].shape == (1_000_000,)
+        assert params["w"].min() >= -1 and params["w"].max() <= 1
+        search.tell(id, float(np.abs(params["w"]).sum()))
+
+
+def test_the_cost_of_a_candidate_does_not_grow_with_the_history() -> None:
+    def pace(search: Driven) -> float:
+        best = math.inf
+        for _ in range(5):
+            began = time.perf_counter()
+            search.run(sphere, 100)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    search = Driven(NUMBERS, 100_000, seconds=0.0)
+    search.run(sphere, 300)
+    early = pace(search)
+    search.run(sphere, 10_000)
+    assert pace(search) < 3 * early
+
+
+def test_a_model_is_used_where_evaluations_are_slow_or_few() -> None:
+    def thinks(steps: int, seconds: float, slots: int = 1) -> bool:
+        search = Driven(NUMBERS, steps, seconds=seconds)
+        search.run(sphere, 20)
+        for _ in range(slots):
+            search.ask()
+        return search.proposer.thinks(search.state)
+
+    assert thinks(5000, 1.0)
+    assert thinks(100, 0.0)
+    assert not thinks(5000, 1e-3)
+    assert not thinks(5000, 0.2, slots=200), "a model cannot keep up with 1,000 evaluations a second"
+    assert not Driven(NUMBERS, 100).proposer.thinks(State(Space(NUMBERS)))
+
+
+async def test_the_loop_goes_on_while_a_model_thinks() -> None:
+    search = ah.Search(NUMBERS, seed=1)
+    gaps: list[float] = []
+    done = asyncio.Event()
+
+    async def watch() -> None:
+        last = time.perf_counter()
+        while not done.is_set():
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    watcher = asyncio.create_task(watch())
+
+    async def objective(params: dict[str, Any]) -> float:
+        await asyncio.sleep(0.001)
+        return sphere(params)
+
+    await search.run(objective, "min", steps=60, concurrency=4, quiet=True)
+    done.set()
+    await watcher
+    thinking = [g for g in gaps if g > 0.05]
+    assert len(thinking) < 3, f"the loop stood still for {thinking}"
+
+
+async def test_a_session_may_ask_and_tell_at_once_while_a_model_thinks() -> None:
+    search = ah.Search(NUMBERS, seed=1)
+    async with search.session("min", steps=80) as session:
+
+        async def slot() -> None:
+            while (trial := await session.ask()) is not None:
+                await asyncio.sleep(0)
+                await session.tell(trial, sphere(trial.params))
+
+        await asyncio.gather(*[slot() for _ in range(8)])
+    assert len(search.history) == 80
+    assert len({repr(t.params) for t in search.history}) == 80
+
+
+def test_a_small_space_is_walked_through_and_nothing_comes_twice() -> None:
+    tree = {"a": ah.int(0, 4), "b": ah.choice("x", "y", "z"), "c": ah.bool()}
+    search = Driven(tree, 200)
+    seen = set()
+    for _ in range(30):
+        id, params = search.ask()
+        seen.add(repr(params))
+        search.tell(id, params["a"])
+    assert len(seen) == 30
+    assert search.proposer.next(search.state, 0.0, 0.5) is None
+
+
+def test_notes_of_another_sampler_are_no_obstacle() -> None:
+    search = Driven(NUMBERS, 500)
+    for note in (None, "x", [1, 2], [9, 0.1, 0], [0, "a", 0], [0, 0.1, 99], [True, 0.1, 0], {"k": 1}):
+        id, _ = search.ask()
+        pending = search.state.pending[id]
+        pending.note = note
+        search.tell(id, 1.0)
+    search.run(sphere, 40)
+
+
+async def test_what_cannot_finish_before_the_time_is_up_is_not_started() -> None:
+    loop = asyncio.get_running_loop()
+    search = ah.Search(NUMBERS, seed=1)
+    ends: list[float] = []
+
+    async def objective(params: dict[str, Any]) -> float:
+        later = loop.create_future()
+        loop.call_later(0.15, later.set_result, None)
+        await later
+        ends.append(loop.time())
+        return sphere(params)
+
+    began = loop.time()
+    await search.run(objective, "min", runtime=1.0, quiet=True)
+    assert search.outcome is not None and search.outcome.reason == "runtime"
+    assert 3 <= len(ends) <= 6
+    assert ends[-1] - began < 1.1, "the last one was started too late"
+
+
+def test_running_points_make_the_model_sure_around_them_and_leave_its_mean_alone() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random((20, 2))
+    model = Surrogate(x, squash(((x - 0.3) ** 2).sum(1)), Lengths(np.full(2, 0.4), 1e-6), np.arange(2))
+    at = np.array([[0.9, 0.1], [0.2, 0.95]])
+    mean, unsure = model.predict(at, None)
+    believed, sure = model.predict(at, at[:1])
+    assert np.array_equal(mean, believed)
+    assert sure[0] < 0.05 * unsure[0]
+    assert sure[1] > 0.5 * unsure[1]
