@@ -132,7 +132,7 @@ class Ledger(Host):
                 value,
                 tuple(trial.estimates),
                 trial.cost,
-                now - trial.started,
+                round(now - trial.started, 6),  # as the log will have it
                 self.before + now - self._began,
                 error,
             )

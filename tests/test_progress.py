@@ -82,8 +82,8 @@ async def test_without_a_terminal_there_are_plain_lines_and_a_table(capsys: pyte
     }
     assert rows == {
         "initial": ["1", "0", "0", "0", "0"],
-        "seeding": ["4", "1", "1", "0", "4"],
-        "local": ["15", "0", "0", "1", "19"],
+        "seeding": ["3", "1", "1", "0", "3"],
+        "local": ["16", "0", "0", "1", "19"],
         "all": ["20", "1", "1", "1", "19"],
     }
 

@@ -115,7 +115,7 @@ async def test_every_proposal_lies_in_the_new_bounds_also_where_the_best_does_no
     search = await run({"v": now, **others}, where, steps=60, objective=lambda p: p["y0"])
     assert search.best_value == first.best_value
     assert [repr(t.params["v"]) for t in search.history[:30]] == [repr(t.params["v"]) for t in first.history]
-    assert {t.origin for t in search.history[30:]} == {"seeding", "local"}
+    assert "local" in {t.origin for t in search.history[30:]}
     assert all(legal(t.params["v"]) for t in search.history[30:])
 
 

@@ -18,6 +18,8 @@ from asynchopper.samplers.tuning import CMA, MOVES, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
 
+_LARGEST = 1e150  # its square is a float still
+
 
 class Elite:
     """A good trial, with its coordinates once somebody has asked for them."""
@@ -95,13 +97,13 @@ class Memory:
         for row in range(self.rows, end):
             self.spent += table.seconds[row]
             if table.states[row] == COMPLETED:
-                loss = -self.sign * table.values[row]
+                loss = self._loss(state, row)
                 note = table.notes.get(row)
                 self.completed += 1
                 if note is not None and _is_ours(note, row):
                     self._learn(state, loss, row, note)
                 if len(self.elites) < self.room or loss < self._losses[-1]:
-                    self._keep(Elite(loss, row, table.row(row), self.latent))
+                    self._keep(self._elite(state, loss, row))
                 self.recent.append(row)
                 if self.completed >= self.checkpoint * 1.25 + 1:
                     self.checkpoint = self.completed
@@ -110,6 +112,14 @@ class Memory:
                 if self.completed == self.first and self.latent.d:
                     self._begin()
         self.rows = end
+
+    def _loss(self, state: State, row: int) -> float:
+        """What is to be small. Infinities become large, since differences of losses are taken."""
+        return min(max(-self.sign * state.table.values[row], -_LARGEST), _LARGEST)
+
+    def _elite(self, state: State, loss: float, row: int) -> Elite:
+        """A trial, within the present bounds."""
+        return Elite(loss, row, tuple(state.space.legal(state.table.row(row))), self.latent)
 
     def _keep(self, elite: Elite) -> None:
         at = bisect_right(self._losses, elite.loss)
@@ -133,7 +143,7 @@ class Memory:
             else:
                 self.steps[move] = max(t.shortest_step, t.shrink * old)
         if self.distribution is not None and (move == CMA or loss < self._losses[0]):
-            self.distribution.feed(loss, self.latent.vector(state.table.row(row)))
+            self.distribution.feed(loss, self._elite(state, loss, row).vector)
         self.learnt += 1
         if self.learnt % t.every == 0:
             self.tried = [t.memory * n for n in self.tried]
@@ -153,7 +163,7 @@ class Memory:
         table = state.table
         rows = list(self.recent)[-latest:]
         return chosen + [
-            Elite(-self.sign * table.values[row], row, table.row(row), self.latent) for row in rows if row not in have
+            self._elite(state, self._loss(state, row), row) for row in rows if row not in have
         ]
 
     def _begin(self) -> None:

@@ -146,7 +146,7 @@ class Space:
             active = [i for i in active if self._active(self.leaves[i], parent)]
         k = max(1, min(len(active), round(strength * len(active))))
         chosen = active if k >= len(active) else sorted(active, key=us.__getitem__)[:k]
-        values = self._legal(parent)
+        values = self.legal(parent)
         for i in chosen:
             values[i] = self.leaves[i].move(values[i], us[n + i], rng, strength)
         return tuple(values) if not self.conditional else self.settle(values, parent, us[n:], rng)
@@ -160,7 +160,7 @@ class Space:
                 values[leaf.index] = leaf.draw(us[leaf.index], rng)
         return tuple(values)
 
-    def _legal(self, values: Values) -> list[Any]:
+    def legal(self, values: Values) -> list[Any]:
         """A copy with what a change of the space has left outside of its range moved to the nearest end."""
         legal = list(values)
         for i in self._strays:
@@ -272,7 +272,7 @@ class Space:
         given: dict[int, Any] = {}
         self._fit(self._root, guess, "", given)
         values: list[Any] = [None] * self.n
-        known = None if base is None else self._legal(base)
+        known = None if base is None else self.legal(base)
         for leaf in self.leaves:
             if not self._active(leaf, values):
                 continue
