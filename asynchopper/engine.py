@@ -208,14 +208,19 @@ class Engine:
                         asked.append(new)
             await journal.commit()
             news = ledger.news() if watched else ()  # seen by the pruner before an eager task can ask it
-            for new in asked:
+            for new in ledger.granted(asked):
                 self._start(*new)
             for told in news:
                 self.watchers.told(told)
+            going = self.phase is Phase.RUNNING
             if arrived or (free > 0 and asked):
                 await asyncio.sleep(0)
-            elif self._running:
+            elif ledger.willing and going and len(self._running) < self.concurrency:
+                await asyncio.sleep(0)
+            elif self._running or (going and ledger.waits):
+                ledger.watch(self._wake)
                 await self._arrival()
+                ledger.unwatch()
             else:
                 return
 

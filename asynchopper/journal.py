@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode
 from asynchopper.state import Fact, Header, State
 from asynchopper.storage import Entry, Storage
+
+if TYPE_CHECKING:
+    from asynchopper.objective import RunningTrial
 
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
 
@@ -56,8 +59,8 @@ class Journal:
         """Whether a write has failed."""
         return self._broken is not None
 
-    def stage(self, fact: Fact) -> None:
-        """Folds a fact, and puts it into the next write."""
+    def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
+        """Folds a fact, and puts it into the next write. `trial` is the one that it is about, if any."""
         self.state.fold(fact)
         if self.storage is not None:
             self._batch.facts.append(fact)

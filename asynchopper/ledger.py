@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from asynchopper.budget import Budget
@@ -15,7 +16,7 @@ from asynchopper.objective import Host, RunningTrial
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.proposer import Next
-from asynchopper.state import Asked, Saved, State, Told
+from asynchopper.state import Asked, Ended, Saved, State, Told
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
 from asynchopper.values import from_json, to_json
@@ -25,6 +26,11 @@ _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
 class Ledger(Host):
     """One run's view of a search: its budget, its clock, the trials that are out."""
+
+    waits = False
+    """Whether something to run may still come from other workers."""
+    willing = False
+    """Whether to ask again at once what was not granted."""
 
     def __init__(self, journal: Journal, proposer: Proposer, budget: Budget, pruner: Pruner | None) -> None:
         self.journal, self.proposer, self.budget, self.pruner = journal, proposer, budget, pruner
@@ -79,9 +85,9 @@ class Ledger(Host):
         proposal, key, row = chosen
         state = self.state
         id = state.next_id
-        self.journal.stage(Asked(id, 1, proposal.values, proposal.origin, proposal.note, None, key))
         trial = RunningTrial(id, 1, state.space.build(proposal.values), None, self)
         trial.started = time.monotonic()
+        self.journal.stage(Asked(id, 1, proposal.values, proposal.origin, proposal.note, None, key), trial)
         return trial, None if row is None else self._answer(trial, row)
 
     def _answer(self, trial: RunningTrial, row: int) -> Outcome | None:
@@ -125,8 +131,29 @@ class Ledger(Host):
                 now - trial.started,
                 self.before + now - self._began,
                 error,
-            )
+            ),
+            trial,
         )
+
+    def granted(self, asked: list[tuple[RunningTrial, Outcome | None]]) -> list[tuple[RunningTrial, Outcome | None]]:
+        """Those of the trials asked before the last commit that may start."""
+        return asked
+
+    def stir(self) -> None:
+        """Forgets that there was nothing to be had."""
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Has `wake` called when other workers have changed something."""
+
+    def unwatch(self) -> None:
+        """Ends what `watch` began."""
+
+    async def end(self, reason: str) -> None:
+        """Says in the log that the run has ended. A log that broke is left as it is."""
+        await self.journal.settle()
+        if not self.journal.broken:
+            self.journal.stage(Ended(reason, self.elapsed()))
+            await self.journal.commit()
 
     def take_back(self, trial: RunningTrial) -> None:
         """A trial that nobody will evaluate now: it is the next to be asked."""
@@ -153,7 +180,7 @@ class Ledger(Host):
         pending = self.state.pending.get(trial.id)
         if trial._taken or pending is None or pending.attempt != trial.attempt:
             raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
-        self.journal.stage(Saved(trial.id, trial.attempt, _small(state)))
+        self.journal.stage(Saved(trial.id, trial.attempt, _small(state)), trial)
         await self.journal.commit()
 
 

@@ -67,6 +67,7 @@ class Session:
         Durable when it returns. Raises `StorageError` when it cannot be made so.
         """
         ledger = self._open()
+        ledger.stir()
         while (new := ledger.ask()) is not None:
             trial, known = new
             if known is None:
@@ -75,6 +76,8 @@ class Session:
                 except asyncio.CancelledError:
                     ledger.take_back(trial)  # the caller never had it
                     raise
+                if not ledger.granted([new]):
+                    continue
                 self._out[trial.id] = trial
                 return trial
             ledger.tell(trial, known)

@@ -196,9 +196,10 @@ class SharedStorage(Storage):
         `begin`. `False` when another worker was faster: join again."""
 
     @abstractmethod
-    async def index(self, told: int, next_id: int, out: Sequence[tuple[int, int, int]]) -> None:
+    async def index(self, told: int, next_id: int, out: Sequence[tuple[int, int, int]], elapsed: float) -> None:
         """Counts a log that was written by one owner: how many trials are told, the next trial's number, and those that are
-        out: trial, attempt, the record by which it was asked. Changes nothing where somebody has counted already."""
+        out (trial, attempt, the record by which it was asked); the clock goes on from `elapsed` seconds. Changes nothing
+        where somebody has counted already."""
 
     @abstractmethod
     async def begin(self, run: bytes, limit: int | None, runs: int) -> Reply | None:

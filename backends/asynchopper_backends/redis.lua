@@ -279,15 +279,15 @@ function act.create(absent)
   return {'ok', now, m.clock, m.last}
 end
 
--- (epoch, seq, told, next, n, n x (trial, attempt, record)): counts of a log that was written without being counted.
+-- (epoch, seq, told, next, clock, n, n x (trial, attempt, record)): counts of a log that was written without being counted.
 function act.index()
-  local epoch, seq, told, next_id = arg(), number(), number(), number()
+  local epoch, seq, told, next_id, clock = arg(), number(), number(), number(), number()
   if m.epoch ~= epoch then return {'epoch'} end
   if m.plain == 0 then return {'ok'} end
   if m.seq ~= seq then return {'moved'} end
   call('DEL', out, free)
   m.told, m.next, m.out, m.plain = told, next_id, number(), 0
-  m.free = m.out
+  m.free, m.clock, m.tick = m.out, math.max(m.clock, clock), now
   for i = 1, m.out do
     local id, attempt, n = arg(), arg(), arg()
     call('HSET', out, id, attempt .. ' ' .. n .. ' ')

@@ -74,9 +74,9 @@ class RedisStorage(RedisLog):
         self._state = "closed"
         await link.drop()
 
-    async def index(self, told: int, next_id: int, out: Sequence[tuple[int, int, int]]) -> None:
+    async def index(self, told: int, next_id: int, out: Sequence[tuple[int, int, int]], elapsed: float) -> None:
         flat = [n for one in out for n in one]
-        words = (b"index", self._epoch, self._seq, told, next_id, len(out), *flat)
+        words = (b"index", self._epoch, self._seq, told, next_id, round(elapsed * 1000), len(out), *flat)
         reply = await self._wholly(functools.partial(self._committed, *words))
         if reply[0] not in (b"ok", b"moved"):
             self._refuse(reply)
