@@ -165,6 +165,8 @@ class RedisLog(SharedStorage):
                     await link.call(b"unlock", self._me, patience_s=_GOODBYE_S)
             await self._let_go(link, state)
             await link.drop()
+        if self._me:
+            _open_here.discard(orjson.loads(self._me)["id"])
         self._me, self._wrong, self._replace, self._was_read = b"", None, False, False
         self._epoch, self._last, self._seq = b"", b"", 0
 
@@ -342,12 +344,14 @@ def _with(url: str, options: Options) -> str:
 # -- who has it
 
 
+_open_here: set[str] = set()
+
+
 def _label() -> bytes:
     """This process, so that another one on this machine can tell that it is dead, and a person who it is."""
-    pid = os.getpid()
-    return orjson.dumps(
-        {"pid": pid, "host": socket.gethostname(), "home": _home(), "born": _born(pid), "id": secrets.token_hex(4)}
-    )
+    pid, id = os.getpid(), secrets.token_hex(4)
+    _open_here.add(id)
+    return orjson.dumps({"pid": pid, "host": socket.gethostname(), "home": _home(), "born": _born(pid), "id": id})
 
 
 def _who(label: bytes) -> str:
@@ -358,10 +362,16 @@ def _who(label: bytes) -> str:
 
 
 def _is_dead(label: bytes) -> bool:
-    """Whether this is a process of this very machine and namespace that has ended. Of others nobody can say."""
+    """Whether this is a process of this very machine and namespace that has ended, or one of this process's own that was
+    closed while the server did not answer. Of others nobody can say."""
     try:
         said = orjson.loads(label)
-        return bool(said["home"]) and said["home"] == _home() and _born(int(said["pid"])) != said["born"]
+        if not said["home"] or said["home"] != _home():
+            return False
+        pid = int(said["pid"])
+        if _born(pid) != said["born"]:
+            return True
+        return pid == os.getpid() and said["id"] not in _open_here
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return False
 
