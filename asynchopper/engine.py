@@ -213,9 +213,8 @@ class Engine:
             for told in news:
                 self.watchers.told(told)
             going = self.phase is Phase.RUNNING
-            if arrived or (free > 0 and asked):
-                await asyncio.sleep(0)
-            elif ledger.willing and going and len(self._running) < self.concurrency:
+            again = ledger.willing and going and len(self._running) < self.concurrency
+            if arrived or (free > 0 and asked) or again:
                 await asyncio.sleep(0)
             elif self._running or (going and ledger.waits):
                 ledger.watch(self._wake)

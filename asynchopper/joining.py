@@ -88,23 +88,23 @@ async def _entered(
     say_changes(state, storage.location)
     if not here.counted:
         await _indexed(storage, found)
+    mine_words = opening.budget.describe()
     others, runs, elapsed = here.others, here.runs, max(here.elapsed, state.elapsed)
     while True:
-        if state.reason in FINISHED and state.run is not None and state.run.budget == opening.budget.describe():
+        if state.reason in FINISHED and state.run is not None and state.run.budget == mine_words:
             if not _saw_it_end(mine, state.run):
                 _log.warning(
                     "%s: this search has spent its budget (%s), and there is nothing left to do in it; give another budget to "
                     "go on, or ?workers=1 for a plain checkpoint, where every run brings a new one",
-                    storage.location, _said(state.run),
+                    storage.location, _words(state.run.budget),
                 )  # fmt: skip
                 return state, state.reason
-        elif state.reason not in FINISHED and others and state.run is not None:
-            if state.run.budget != opening.budget.describe():
-                raise StudyMismatch(
-                    f"{storage.location}: {others} other worker{'s are' if others > 1 else ' is'} at work on a budget of "
-                    f"{_said(state.run)}, and this one came with {_words(opening.budget.describe())}; a search has one budget "
-                    "at a time: give the same, or wait until it is spent"
-                )
+        elif others and state.run is not None and state.reason not in FINISHED and state.run.budget != mine_words:
+            raise StudyMismatch(
+                f"{storage.location}: {others} other worker{'s are' if others > 1 else ' is'} at work on a budget of "
+                f"{_words(state.run.budget)}, and this one came with {_words(mine_words)}; a search has one budget at a "
+                "time: give the same, or wait until it is spent"
+            )
         run = run_fact(state, opening.budget, elapsed)
         reply = await storage.begin(encode(run, state.space), _limit(run, opening), runs)
         fold_entries(reply.news, state, storage.location)
@@ -175,10 +175,6 @@ def _saw_it_end(mine: State, run: Run) -> bool:
 
 def _limit(run: Run, opening: Opening) -> int | None:
     return None if opening.budget.steps is None else run.base_steps + opening.budget.steps
-
-
-def _said(run: Run) -> str:
-    return _words(run.budget)
 
 
 def _words(budget: Mapping[str, Any]) -> str:

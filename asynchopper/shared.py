@@ -137,16 +137,16 @@ class SharedJournal(Journal):
         state.rollback(self._durable)
         fold_entries(reply.news, state, self.shared.location)
         if not reply.whole:
-            for (fact, trial), kept in zip(tells, reply.kept, strict=True):
+            for (told, trial), kept in zip(tells, reply.kept, strict=True):
                 if kept:
-                    state.fold(_numbered(fact, trial))
-        for (fact, trial), grant in zip(asks, reply.grants, strict=True):
+                    state.fold(_numbered(told, trial))
+        for (asked, mine), grant in zip(asks, reply.grants, strict=True):
             if not isinstance(grant, Grant):
-                self.refused[trial] = grant
+                self.refused[mine] = grant
                 continue
             if not reply.whole:
-                state.fold(_granted(fact, grant, state))
-            _patch(trial, grant, fact, state)
+                state.fold(_granted(asked, grant, state))
+            _patch(mine, grant, asked, state)
         self._durable = state.mark()
         state.forget_undo(self._durable.undo)
         self._durable = self._durable._replace(undo=0)
@@ -226,7 +226,7 @@ class SharedLedger(Ledger):
         self._shared_journal = journal
         self._resting = False
         """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
-        self._asked_old = False
+        self._asked_old = self._stale = False
         self._kept: list[Next] = []
         self._chosen: dict[RunningTrial, Next] = {}
         self._lease_ends = math.inf
@@ -238,6 +238,7 @@ class SharedLedger(Ledger):
     def _heard(self, reply: Reply) -> None:
         self._began = time.monotonic() - (reply.elapsed - self.before)
         self._lease_ends = time.monotonic() + reply.lease_ends + _MARGIN_S
+        self._stale = bool(reply.news)  # what was asked was asked without knowing these
         if reply.kept or reply.news:
             self._resting = False
 
@@ -296,7 +297,7 @@ class SharedLedger(Ledger):
                     self._keep(chosen)
                 granted.append((trial, known))
             elif why != "known":
-                self._resting = True
+                self._resting = not self._stale
                 self._keep(chosen)
         return granted
 

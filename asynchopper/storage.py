@@ -202,7 +202,7 @@ class SharedStorage(Storage):
         where somebody has counted already."""
 
     @abstractmethod
-    async def begin(self, run: bytes, limit: int | None, runs: int) -> Reply | None:
+    async def begin(self, run: bytes, limit: int | None, runs: int) -> Reply:
         """Begins a run, with a budget that ends when `limit` trials are told. When `runs` is not the number of runs
         any more, nothing is written: the reply has what has happened, in `kept` a 0, and the caller thinks again."""
 

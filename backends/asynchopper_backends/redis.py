@@ -26,6 +26,7 @@ class RedisStorage(RedisLog):
     """A search on a server. `redis://user:password@host:port/db?search=name`, and see `redis_address` for the rest."""
 
     _counted = True
+    _overwrite = False
     _news_link: Link | None = None
     _alarm: asyncio.Event | None = None
 
@@ -46,7 +47,7 @@ class RedisStorage(RedisLog):
                 raise CheckpointLocked(
                     f"{self.location} has {reply[3]} workers; it is not replaced while they are at work"
                 )
-            self._state, self._replace = "worker", True
+            self._state, self._overwrite = "worker", overwrite
             return Joined(0, 0, 0, True, 0, 0.0)
         if reply[0] != b"ok":
             self._refuse(reply)
@@ -57,16 +58,15 @@ class RedisStorage(RedisLog):
 
     async def create(self, records: Sequence[bytes], limit: int | None) -> bool:
         link, epoch = self._worker(), secrets.token_hex(8).encode()
-        words = (b"create", self._me, self._lease_ms, self._me, epoch, int(self._replace), _limit(limit))
+        words = (b"create", self._me, self._lease_ms, self._me, epoch, int(self._overwrite), _limit(limit))
         reply = await self._wholly(functools.partial(self._committed, *words, len(records), *records))
         if reply[0] == b"exists":
-            self._replace = False
             await self._anew(link)
             return False
         if reply[0] != b"ok":
             self._refuse(reply)
         self._epoch, self._last, self._seq = epoch, reply[3], len(records)
-        self._replace, self._was_read = False, True
+        self._was_read = True
         self._start_beat((b"beat", self._me, self._epoch, self._lease_ms))
         return True
 

@@ -38,6 +38,7 @@ from asynchopper_backends.redis_address import Address
 
 T = TypeVar("T")
 Wire: TypeAlias = "Connection | UnixDomainSocketConnection"
+W = TypeVar("W", Connection, UnixDomainSocketConnection)
 Command: TypeAlias = tuple[Any, ...]
 
 _log = logging.getLogger("asynchopper")
@@ -100,7 +101,9 @@ class Link:
 
     # -- what is asked
 
-    async def call(self, *args: Any, then: Sequence[Command] = (), patience_s: float | None = None) -> list[Any]:
+    async def call(
+        self, *args: Any, then: Sequence[Command] = (), patience_s: float | None = None, within_s: float = 0.0
+    ) -> list[Any]:
         """The script's reply, and those of the commands sent along behind it. Raises `StorageError`."""
         commands = [(*self._head, *args), *then]
 
@@ -110,7 +113,7 @@ class Link:
             except NoScriptError:
                 return await self._said(wire, [("EVAL", SCRIPT, len(PARTS), *self.keys, *args), *then])
 
-        return await self.tried(once, patience_s)
+        return await self.tried(once, patience_s, within_s)
 
     async def command(self, *args: Any, within_s: float = 0.0, patience_s: float | None = None) -> Any:
         """One command's reply, which may take `within_s` seconds more than usual."""
@@ -203,11 +206,9 @@ class Link:
     async def _connected(self) -> Wire:
         address = self.address
         if address.kind == "socket":
-            wire: Wire = UnixDomainSocketConnection(path=address.path, **_usual(address.login()))
-        else:
-            host, port = await self._home()
-            wire = self._wire_to(host, port, address.login())
-        return await _up(wire)
+            return await _up(UnixDomainSocketConnection(path=address.path, **_usual(address.login())))
+        host, port = await self._home()
+        return await _up(self._wire_to(host, port, address.login()))
 
     def _wire_to(self, host: str, port: int, login: dict[str, Any]) -> Connection:
         if self.address.tls:
@@ -256,9 +257,9 @@ class Link:
             await wire.disconnect(nowait=True)
 
 
-async def _up(wire: Wire) -> Any:
+async def _up(wire: W) -> W:
     try:
-        await wire.connect()
+        await wire.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
     except BaseException:
         await wire.disconnect(nowait=True)
         raise

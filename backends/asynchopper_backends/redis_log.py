@@ -225,7 +225,7 @@ class RedisLog(SharedStorage):
         clock = asyncio.get_running_loop().time
         began = clock()
         while True:
-            reply, *waited = await link.call(*words, then=also)
+            reply, *waited = await link.call(*words, then=also, within_s=also[0][-1] / 1000)
             if reply[0] != b"ok" or all(had(r, w) for r, w in zip(waited, also, strict=True)):
                 return reply
             if clock() - began > self.options.patience_s:

@@ -15,7 +15,9 @@ from asynchopper_backends.redis_link import Command, Link, Refused
 _log = logging.getLogger("asynchopper")
 
 _ASKED = ("appendonly", "appendfsync", "save", "maxmemory-policy", "maxmemory")
-_WAIT_MS = 1000  # one wait for replicas or for the disk; repeated for as long as the patience lasts
+_WAIT_MS = (
+    3000  # one wait for replicas or for the disk, which is synced once a second; repeated while the patience lasts
+)
 
 
 @dataclass(frozen=True)

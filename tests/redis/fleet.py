@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -150,7 +151,7 @@ def check(fleet: Fleet, server: Server, name: str, steps: int) -> None:
         evaluations.sort()
         assert len({attempt for attempt, *_ in evaluations}) == len(evaluations), f"an attempt of {id} was begun twice"
         assert len({x for *_, x in evaluations}) == 1, "another candidate under the same number"
-        for (_, pid, *_), _ in zip(evaluations, evaluations[1:], strict=False):
+        for (_, pid, *_), _ in itertools.pairwise(evaluations):
             assert pid in fleet.disturbed, f"trial {id} ran again though nothing had happened to its worker"
 
     for _, _, known, best_value, *_ in fleet.lines("over"):

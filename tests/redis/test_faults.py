@@ -143,7 +143,7 @@ async def test_a_restart_without_the_log_is_said_aloud(home: Path, name: str, tm
 async def test_scripts_may_be_flushed(server: Server, name: str) -> None:
     run = Run(server.url(name))
     with server.client() as client:
-        run.at = {n: client.script_flush for n in (10, 20, 30)}
+        run.at = dict.fromkeys((10, 20, 30), client.script_flush)
         await run()
     exactly(server, name, 60)
 
@@ -171,7 +171,7 @@ async def test_a_deleted_key_is_noticed(part: str, server: Server, name: str) ->
     run = Run(server.url(name))
     with server.client() as client:
         run.at = {20: lambda: client.delete(f"asynchopper:{{{name}}}:{part}")}
-        with pytest.raises(ah.StorageError, match="lost results|gone from the server") as raised:
+        with pytest.raises(ah.StorageError, match=r"lost results|gone from the server") as raised:
             await run()
         assert "saved to a file" in str(raised.value)
         with pytest.raises(ah.StorageError):  # and by whoever comes next
@@ -210,7 +210,7 @@ async def test_a_server_that_stays_away_ends_the_run_with_a_word_on_what_is_at_r
         run = Run(server.url(name, patience=1))
         run.at = {20: server.kill}
         began = time.monotonic()
-        with pytest.raises(ah.StorageError, match="could not be used for .* unknown") as raised:
+        with pytest.raises(ah.StorageError, match=r"could not be used for .* unknown") as raised:
             await run()
         assert time.monotonic() - began < 20
         assert "run again" in str(raised.value)

@@ -26,7 +26,7 @@ async def objective(params: dict[str, Any], trial: Any) -> float:
     id, attempt = trial.id, trial.attempt
     say("begin", id, attempt, params["x"])
     if words.get("block") and id % 7 == 0:
-        time.sleep(words["block"])  # noqa: ASYNC251 - a worker whose loop stands still lives on
+        time.sleep(words["block"])
     else:
         await asyncio.sleep(words.get("pause", 0.02) * (1 + id % 5))
     value = round(-((params["x"] - 0.3) ** 2) - 0.1 * params["n"], 9)
