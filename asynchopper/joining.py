@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
+from asynchopper.journal import aside, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
-from asynchopper.records import decode, encode
+from asynchopper.records import encode
 from asynchopper.samplers import Proposer
-from asynchopper.shared import SharedJournal, SharedLedger, fold_entries
+from asynchopper.shared import SharedJournal, SharedLedger
 from asynchopper.space import Space
-from asynchopper.state import FINISHED, Asked, Ended, Fact, Header, Run, State
-from asynchopper.storage import Entry, Joined, SharedStorage
+from asynchopper.state import FINISHED, Asked, Ended, Fact, Run, State
+from asynchopper.storage import Joined, SharedStorage
 
 _log = logging.getLogger("asynchopper")
 
@@ -60,7 +60,7 @@ async def _created(storage: SharedStorage, opening: Opening, mine: State, seed: 
     state = State(mine.space, remember=False)
     facts: list[Fact] = [new_header(mine.space, opening.direction, seed)]
     if mine.header is not None:
-        facts = [f for f in await asyncio.to_thread(lambda: list(mine.facts())) if not isinstance(f, Ended)]
+        facts = [f for f in await aside(lambda: list(mine.facts())) if not isinstance(f, Ended)]
     for fact in facts:
         state.fold(fact)
     _check_direction(state, opening)
@@ -68,7 +68,7 @@ async def _created(storage: SharedStorage, opening: Opening, mine: State, seed: 
     run = run_fact(state, opening.budget, state.elapsed)
     state.fold(run)
     facts.append(run)
-    records = await asyncio.to_thread(lambda: [encode(f, mine.space) for f in facts])
+    records = await aside(lambda: [encode(f, mine.space) for f in facts])
     if not await storage.create(records, _limit(run, opening)):
         return None
     if len(records) > 2:
@@ -107,7 +107,7 @@ async def _entered(
             )
         run = run_fact(state, opening.budget, elapsed)
         reply = await storage.begin(encode(run, state.space), _limit(run, opening), runs)
-        fold_entries(reply.news, state, storage.location)
+        fold_portion(reply.news, state, storage.location)
         if reply.kept[0]:
             return state.fold(run), None
         others, runs, elapsed = reply.workers - 1, reply.runs, reply.elapsed
@@ -116,25 +116,10 @@ async def _entered(
 async def _read(storage: SharedStorage, space: Space) -> _Found:
     found = _Found(State(space, remember=False), {})
     async for portion in storage.read():
-        await asyncio.to_thread(_fold, portion, found, storage.location)
+        await aside(fold_portion, portion, found.state, storage.location, found.asked_by)
     if found.state.header is None:
         raise CheckpointCorrupted(f"{storage.location} holds no header")
     return found
-
-
-def _fold(portion: Sequence[Entry], found: _Found, location: str) -> None:
-    state, asked_by = found
-    for seq, data in portion:
-        try:
-            fact = decode(data, state.space)
-        except ValueError as e:
-            raise CheckpointCorrupted(f"{location}: record {seq}: {e}") from e
-        if isinstance(fact, Header) != (seq == 0):
-            raise CheckpointCorrupted(f"{location}: record {seq} is {'' if seq else 'not '}a header")
-        if fact is not None:
-            state.fold(fact)
-            if isinstance(fact, Asked):
-                asked_by[fact.id] = seq
 
 
 async def _indexed(storage: SharedStorage, found: _Found) -> None:

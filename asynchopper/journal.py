@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode
-from asynchopper.state import Fact, Header, State
+from asynchopper.state import Asked, Fact, Header, State
 from asynchopper.storage import Entry, Storage
 
 if TYPE_CHECKING:
@@ -156,10 +156,11 @@ async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, locatio
     Raises `CheckpointCorrupted` for a record that no version writes, `CheckpointVersionError` for a newer format.
     """
     async for portion in portions:
-        await aside(_fold_portion, portion, state, location)
+        await aside(fold_portion, portion, state, location)
 
 
-def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None:
+def fold_portion(portion: Sequence[Entry], state: State, location: str, asked_by: dict[int, int] | None = None) -> None:
+    """Folds records as they come from a log, and notes by which each trial was last asked. Raises as `replay` does."""
     for seq, data in portion:
         try:
             fact = decode(data, state.space)
@@ -172,3 +173,5 @@ def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None
                 state.fold(fact)
             except OverflowError as e:  # more of something than any column can count
                 raise CheckpointCorrupted(f"{location}: record {seq}: {e}") from e
+            if asked_by is not None and isinstance(fact, Asked):
+                asked_by[fact.id] = seq

@@ -11,23 +11,23 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from asynchopper.budget import Budget
-from asynchopper.errors import AsynchopperError, CheckpointCorrupted, StorageError
-from asynchopper.journal import Head, Journal
+from asynchopper.errors import AsynchopperError, StorageError
+from asynchopper.journal import Head, Journal, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.objective import RunningTrial
 from asynchopper.pruners import Pruner
-from asynchopper.records import decode, encode
+from asynchopper.records import encode
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.proposer import Next
 from asynchopper.space import Space
 from asynchopper.state import FINISHED, Asked, Ended, Fact, Saved, State, Told
-from asynchopper.storage import Ask, Entry, Grant, Joined, Reply, SharedStorage, Tell
+from asynchopper.storage import Ask, Grant, Joined, Reply, SharedStorage, Tell
 from asynchopper.trial import Interrupted, Outcome
 
 _FOLLOW_S = 0.2  # a worker that is busy with long evaluations looks after others' results this long after its last turn
@@ -135,7 +135,7 @@ class SharedJournal(Journal):
         """Takes the wishes back, folds what is in the log, and puts on top what was staged meanwhile."""
         state = self.state
         state.rollback(self._durable)
-        fold_entries(reply.news, state, self.shared.location)
+        fold_portion(reply.news, state, self.shared.location)
         if not reply.whole:
             for (told, trial), kept in zip(tells, reply.kept, strict=True):
                 if kept:
@@ -202,17 +202,6 @@ def _patch(trial: RunningTrial, grant: Grant, fact: Asked | None, state: State) 
     pending = state.pending.get(grant.id)
     if pending is not None and (grant.attempt > 1 or fact is None):
         trial.params, trial.restored = state.space.build(pending.values), pending.saved
-
-
-def fold_entries(entries: Sequence[Entry], state: State, location: str) -> None:
-    """Folds records as they come from the log. Raises `CheckpointCorrupted`."""
-    for seq, data in entries:
-        try:
-            fact = decode(data, state.space)
-        except ValueError as e:
-            raise CheckpointCorrupted(f"{location}: record {seq}: {e}") from e
-        if fact is not None:
-            state.fold(fact)
 
 
 class SharedLedger(Ledger):

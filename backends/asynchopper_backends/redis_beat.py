@@ -24,20 +24,21 @@ class Beat:
         """`gone` is called in the loop of whoever makes this, with the server's word."""
         self._link, self._words, self._every_s, self._gone = link, words, lease_s / 3, gone
         self._caller = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._caller.create_future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asynchopper-heartbeat", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread; blocks for a moment."""
+    async def stop(self) -> None:
+        """Ends the thread."""
         self._stopped.set()
         loop = self._loop
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended by itself
                 loop.call_soon_threadsafe(self._cancel)
-        self._thread.join(_STOP_S)
+        await asyncio.wait([self._ended], timeout=_STOP_S)
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -46,6 +47,8 @@ class Beat:
     def _run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(self._main())
+        with contextlib.suppress(RuntimeError):  # the caller's loop has closed
+            self._caller.call_soon_threadsafe(self._ended.cancel)
 
     async def _main(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()

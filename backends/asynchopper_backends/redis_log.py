@@ -241,6 +241,7 @@ class RedisLog(SharedStorage):
         if self._wrong is not None:
             raise self._wrong
         task = self._under_way = asyncio.get_running_loop().create_task(self._said(work), name="asynchopper-redis")
+        asyncio.tasks._unregister_task(task)  # who cancels every task there is does not mean what is being written
         return await asyncio.shield(task)
 
     async def _said(self, work: Any) -> Any:
@@ -264,7 +265,7 @@ class RedisLog(SharedStorage):
     async def _stop_beat(self) -> None:
         beat, self._beat = self._beat, None
         if beat is not None:
-            await asyncio.to_thread(beat.stop)
+            await beat.stop()
 
     def _beat_ended(self, word: bytes) -> None:
         """The server no longer knows us; the next call will find out why."""
