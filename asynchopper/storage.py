@@ -152,8 +152,9 @@ class Reply(NamedTuple):
     runs: int
     """How many runs have begun or ended."""
     workers: int
+    """How many are at work; only `begin` says it."""
     lease_ends: float
-    """When the next of the other workers' leases ends, from now; infinity where there is none."""
+    """When the next of the other workers' leases ends, from now; infinity where there is none, or nothing was refused."""
 
 
 class Joined(NamedTuple):

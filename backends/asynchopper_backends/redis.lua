@@ -19,8 +19,9 @@ local at = 1
 local function arg() at = at + 1; return ARGV[at] end
 local function number() return tonumber(arg()) end
 
-local NUMBERS = {'seq', 'told', 'next', 'out', 'free', 'limit', 'runs', 'ended', 'clock', 'tick', 'plain', 'until'}
-local m = {}
+local NUMBERS = {'seq', 'told', 'next', 'out', 'free', 'limit', 'runs', 'ended', 'clock', 'tick', 'plain', 'until', 'first',
+  'live'}
+local m, was = {}, {}
 local function load()
   local v = call('HMGET', meta, 'layout', 'epoch', 'last', 'owner', unpack(NUMBERS))
   if not v[1] then
@@ -29,19 +30,24 @@ local function load()
   end
   if v[1] ~= LAYOUT then m.layout = v[1]; return 'layout' end
   m.epoch, m.last, m.owner = v[2], v[3], v[4] or ''
-  for i, name in ipairs(NUMBERS) do m[name] = tonumber(v[4 + i]) or 0 end
+  for i, name in ipairs(NUMBERS) do
+    m[name] = tonumber(v[4 + i]) or 0
+    was[name] = m[name]
+  end
   return nil
 end
 
 local function store()
   local args = {'layout', LAYOUT, 'epoch', m.epoch, 'last', m.last, 'owner', m.owner}
-  for _, name in ipairs(NUMBERS) do args[#args + 1] = name; args[#args + 1] = fmt('%.0f', m[name]) end
+  for _, name in ipairs(NUMBERS) do
+    if m[name] ~= was[name] then args[#args + 1] = name; args[#args + 1] = fmt('%.0f', m[name]) end
+  end
   call('HSET', meta, unpack(args))
 end
 
 local function fresh(epoch)
   call('DEL', meta, log, out, free, alive, ops, who)
-  for _, name in ipairs(NUMBERS) do m[name] = 0 end
+  for _, name in ipairs(NUMBERS) do m[name], was[name] = 0, nil end
   m.epoch, m.last, m.owner, m.limit, m.tick = epoch, '', '', -1, now
 end
 
@@ -53,16 +59,29 @@ end
 
 -- The search's clock runs while somebody works on it.
 local function tick()
-  local latest = call('ZREVRANGE', alive, 0, 0, 'WITHSCORES')
-  if (latest[2] and tonumber(latest[2]) > now) or m['until'] > now then m.clock = m.clock + math.max(now - m.tick, 0) end
+  if m.live > now or m['until'] > now then m.clock = m.clock + math.max(now - m.tick, 0) end
   m.tick = now
 end
 
-local function whole(seen)
-  if m.seq > 0 and #call('XRANGE', log, m.last, m.last) == 0 then return 'torn' end
-  if seen and seen ~= '' and seen ~= m.last and #call('XRANGE', log, seen, seen) == 0 then return 'lost' end
-  if m.plain == 0 and (call('HLEN', out) ~= m.out or call('ZCARD', free) ~= m.free) then return 'torn' end
-  return nil
+-- Whether the counted keys are all there.
+local function torn()
+  return m.plain == 0 and (call('HLEN', out) ~= m.out or (m.free > 0 and call('ZCARD', free) ~= m.free))
+end
+
+local function whole()
+  if (m.seq > 0 and #call('XRANGE', log, m.last, m.last) == 0) or torn() then return 'torn' end
+end
+
+-- What follows a record, which has to be there still; and what is wrong, if anything is.
+local function news(seen, most)
+  local entries = call('XRANGE', log, seen == '' and '-' or seen, '+', 'COUNT', most + 2)
+  if seen ~= '' then
+    local first = table.remove(entries, 1)
+    if not first or first[1] ~= seen then return nil, 'lost' end
+  end
+  local last = #entries > 0 and entries[#entries][1] or seen
+  if torn() or (#entries <= most and last ~= m.last) then return nil, 'torn' end
+  return entries
 end
 
 local function hand_back(gone)
@@ -83,14 +102,21 @@ end
 
 -- Renews a worker's lease. One that was taken for dead gets back what nobody else has begun.
 local function renew(worker, lease)
-  local late = not call('ZSCORE', alive, worker)
-  call('ZADD', alive, fmt('%.0f', now + lease), worker)
-  local dead = {}
-  for _, other in ipairs(call('ZRANGEBYSCORE', alive, '-inf', fmt('%.0f', now))) do
-    if other ~= worker then dead[#dead + 1] = other end
+  local ends = call('ZSCORE', alive, worker)
+  if not ends or tonumber(ends) < now + 0.9 * lease then
+    call('ZADD', alive, fmt('%.0f', now + lease), worker)
+    m.live = math.max(m.live, now + lease)
+    m.first = math.min(m.first, now + lease) -- no lease ends earlier
   end
-  if #dead > 0 then bury(dead) end
-  if late then
+  if now >= m.first then
+    local dead = {}
+    for _, other in ipairs(call('ZRANGEBYSCORE', alive, '-inf', fmt('%.0f', now))) do
+      if other ~= worker then dead[#dead + 1] = other end
+    end
+    if #dead > 0 then bury(dead) end
+    m.first = tonumber(call('ZRANGE', alive, 0, 0, 'WITHSCORES')[2])
+  end
+  if not ends then
     local all = call('HGETALL', out)
     for i = 1, #all, 2 do
       local owner = match(all[i + 1], '^%d+ %d+ (.*)$')
@@ -103,24 +129,23 @@ local function renew(worker, lease)
   end
 end
 
-local function news(seen, most)
-  local from = seen == '' and '-' or '(' .. seen
-  return call('XRANGE', log, from, '+', 'COUNT', most)
-end
-
 local function reply(worker, entries, replayed, verdicts, grants)
   local records = {}
   for i, entry in ipairs(entries) do records[i] = entry[2][2] end
-  local first, next_end = call('ZRANGE', alive, 0, 1, 'WITHSCORES'), 0
-  for i = 1, #first, 2 do
-    if first[i] ~= worker and next_end == 0 then next_end = tonumber(first[i + 1]) end
+  local next_end = 0
+  if grants ~= '' and not match(grants, '^[%d ,]+$') then -- who got nothing may have to wait for a lease to end
+    local first = call('ZRANGE', alive, 0, 1, 'WITHSCORES')
+    for i = 1, #first, 2 do
+      if first[i] ~= worker and next_end == 0 then next_end = tonumber(first[i + 1]) end
+    end
   end
-  return {'ok', now, m.clock, m.told, m.out, m.free, m.limit, m.runs, m.ended, call('ZCARD', alive), next_end, m.last,
+  return {'ok', now, m.clock, m.told, m.out, m.runs, replayed == nil and call('ZCARD', alive) or 0, next_end, m.last,
     replayed and 1 or 0, verdicts, grants, records}
 end
 
 local function behind(entries)
   local records = {}
+  entries[#entries] = nil
   for i, entry in ipairs(entries) do records[i] = entry[2][2] end
   return {'behind', entries[#entries][1], records}
 end
@@ -138,7 +163,7 @@ local function hear(worker, kind, id, attempt, record)
   local current, owner = match(v, '^(%d+) %d+ (.*)$')
   if kind == 'told' then
     call('HDEL', out, id)
-    m.free = m.free - call('ZREM', free, id)
+    if m.free > 0 then m.free = m.free - call('ZREM', free, id) end
     m.out, m.told = m.out - 1, m.told + 1
     add(record)
     return (current == attempt and owner == worker) and 1 or 2
@@ -180,13 +205,9 @@ function act.turn()
   if m.epoch ~= epoch then return {'epoch'} end
   if held() then return {'locked', m.owner} end
   if m.plain == 1 then return {'plain'} end
-  local wrong = whole(seen)
+  local entries, wrong = news(seen, most)
   if wrong then return {wrong, fmt('%.0f', m.seq)} end
-  local entries = news(seen, most + 1)
-  if #entries > most then
-    entries[#entries] = nil
-    return behind(entries)
-  end
+  if #entries > most then return behind(entries) end
   tick()
   renew(worker, lease)
   local before = call('HGET', ops, worker)
@@ -302,13 +323,9 @@ function act.run()
   local worker, epoch, seen, most, lease = arg(), arg(), arg(), number(), number()
   local runs, limit, record = number(), number(), arg()
   if m.epoch ~= epoch then return {'epoch'} end
-  local wrong = whole(seen)
+  local entries, wrong = news(seen, most)
   if wrong then return {wrong, fmt('%.0f', m.seq)} end
-  local entries = news(seen, most + 1)
-  if #entries > most then
-    entries[#entries] = nil
-    return behind(entries)
-  end
+  if #entries > most then return behind(entries) end
   tick()
   renew(worker, lease)
   local verdict = '0'
@@ -318,7 +335,7 @@ function act.run()
     m.limit, m.runs, m.ended = limit, m.runs + 1, 0
   end
   store()
-  return reply(worker, entries, false, verdict, '')
+  return reply(worker, entries, nil, verdict, '')
 end
 
 -- (worker, epoch, record, final): a worker goes. The last one to go, or one that knows the end, says so in the log.
@@ -343,9 +360,10 @@ end
 function act.page()
   local epoch, seen, most = arg(), arg(), number()
   if m.epoch ~= epoch then return {'epoch'} end
-  local wrong = whole(seen)
+  local entries, wrong = news(seen, most)
   if wrong then return {wrong, fmt('%.0f', m.seq)} end
-  local entries, records = news(seen, most), {}
+  local records = {}
+  if #entries > most then entries[#entries] = nil end
   for i, entry in ipairs(entries) do records[i] = entry[2][2] end
   return {'ok', #entries > 0 and entries[#entries][1] or seen, records}
 end

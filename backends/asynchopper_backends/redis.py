@@ -99,7 +99,15 @@ class RedisStorage(RedisLog):
             return self._reply(reply, news, 1)
 
     async def turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
-        return await self._wholly(functools.partial(self._turn, tells, asks))  # type: ignore[no-any-return]  # what _turn gives
+        while self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        if self._wrong is not None:
+            raise self._wrong
+        try:
+            return await self._turn(tells, asks)  # when it is cancelled, what it has written is news to the next one
+        except StorageError as e:
+            self._wrong = e
+            raise
 
     async def _turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
         self._worker()
@@ -127,7 +135,7 @@ class RedisStorage(RedisLog):
         self._seq += len(records)
 
     def _reply(self, reply: Sequence[Any], news: list[Entry], own: int) -> Reply:
-        _, now, clock, told, out, _, _, runs, _, workers, ends, last, whole, verdicts, granted, records = reply
+        _, now, clock, told, out, runs, workers, ends, last, whole, verdicts, granted, records = reply
         news += [Entry(self._seq + i, data) for i, data in enumerate(records)]
         self._last = last
         self._seq = int(last.partition(b"-")[0])

@@ -52,6 +52,7 @@ async def test_who_was_taken_for_dead_gets_back_what_nobody_has_begun(server: Se
     await a.turn([], [ask(0), ask(1)])
     with server.client() as client:  # its lease has ended
         client.zadd(key(name, "alive"), {a._me: 1})
+        client.hset(key(name, "meta"), "first", 1)
         await b.turn([], [])
         assert client.zcard(key(name, "alive")) == 1
         assert client.zcard(key(name, "free")) == 2
