@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import re
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, TypeAlias, TypeVar
@@ -190,7 +189,7 @@ class Link:
             ("NOAUTH", "WRONGPASS", "NOPERM")
         ):
             raise Refused(f"{self.location}: the server refuses this user: {text}") from None
-        if isinstance(e, ssl.SSLCertVerificationError) or isinstance(e.__cause__, ssl.SSLCertVerificationError):
+        if "CERTIFICATE_VERIFY_FAILED" in text:
             raise Refused(f"{self.location}: the server's certificate is not accepted: {text}") from None
         if isinstance(e, ResponseError):
             for word, means in _PASSING.items():

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import math
 import os
 import secrets
 import socket
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _log = logging.getLogger("asynchopper")
 
 _PAGE = 1000  # records that are read at once
+_LOSSES = (b"empty", b"lost", b"torn", b"epoch")
+_SETTLED_S = 5.0  # a loss on one of many servers is believed after this time
 _GOODBYE_S = 3.0  # what letting go may take when the server does not answer
 
 
@@ -220,12 +223,17 @@ class RedisLog(SharedStorage):
     async def _committed(self, *words: Any) -> Any:
         """The script's reply, once what it wrote is as durable as it was asked to be."""
         link, also = self._connected(), self._also
-        if not also:
-            return (await link.call(*words))[0]
         clock = asyncio.get_running_loop().time
-        began = clock()
+        began, lost = clock(), math.inf if self.address.kind in ("sentinel", "cluster") else -math.inf
         while True:
-            reply, *waited = await link.call(*words, then=also, within_s=also[0][-1] / 1000)
+            within_s = also[0][-1] / 1000 if also else 0.0
+            reply, *waited = await link.call(*words, then=also, within_s=within_s)
+            if reply[0] in _LOSSES:
+                lost = min(lost, clock())
+            if reply[0] in _LOSSES and clock() - lost < min(_SETTLED_S, self.options.patience_s / 2):
+                await link.drop()  # a primary that is back from the dead, and about to be told that it is none any more
+                await asyncio.sleep(0.1)
+                continue
             if reply[0] != b"ok" or all(had(r, w) for r, w in zip(waited, also, strict=True)):
                 return reply
             if clock() - began > self.options.patience_s:

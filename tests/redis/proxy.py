@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from typing import Literal
 
 Fault = Literal["none", "cut", "black hole", "requests lost", "replies lost"]
 
 
 class Proxy:
-    """Stands before a server. `fault` says what it does with what it carries, `lag_s` how long each direction takes."""
+    """Stands before a server, with `tls` as one that speaks TLS. `fault` says what it does with what it carries, `lag_s` how
+    long each direction takes."""
 
-    def __init__(self, port: int) -> None:
-        self._to = port
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._to, self._tls = port, tls
         self.port = 0
         self.lag_s = 0.0
         self.lost = 0
@@ -23,7 +25,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
