@@ -93,7 +93,8 @@ class Link:
         self.round_trips = 0
         self._slot = key_slot(self.prefix.encode())
         self._wire: Wire | None = None
-        self._head = ("EVALSHA", _SHA, len(PARTS), *self.keys)
+        self._script = (len(PARTS), *self.keys)
+        self._head = _packed(("EVALSHA", _SHA, *self._script))
 
     def __repr__(self) -> str:
         return f"Link({self.location!r}, {'connected' if self._wire is not None else 'not connected'})"
@@ -104,13 +105,16 @@ class Link:
         self, *args: Any, then: Sequence[Command] = (), patience_s: float | None = None, within_s: float = 0.0
     ) -> list[Any]:
         """The script's reply, and those of the commands sent along behind it. Raises `StorageError`."""
-        commands = [(*self._head, *args), *then]
+        packed = b"*%d\r\n%b%b" % (3 + len(PARTS) + len(args), self._head, _packed(args))
+        packed += b"".join([_command(command) for command in then])
 
         async def once(wire: Wire) -> list[Any]:
             try:
-                return await self._said(wire, commands)
+                return await self._said(wire, packed, 1 + len(then))
             except NoScriptError:
-                return await self._said(wire, [("EVAL", SCRIPT, len(PARTS), *self.keys, *args), *then])
+                return await self._said(
+                    wire, b"".join(map(_command, (("EVAL", SCRIPT, *self._script, *args), *then))), 1 + len(then)
+                )
 
         return await self.tried(once, patience_s, within_s)
 
@@ -118,15 +122,15 @@ class Link:
         """One command's reply, which may take `within_s` seconds more than usual."""
 
         async def once(wire: Wire) -> Any:
-            return (await self._said(wire, [args]))[0]
+            return (await self._said(wire, _command(args), 1))[0]
 
         return await self.tried(once, patience_s, within_s)
 
-    async def _said(self, wire: Wire, commands: Sequence[Command]) -> list[Any]:
+    async def _said(self, wire: Wire, packed: bytes, count: int) -> list[Any]:
         self.round_trips += 1
-        await wire.send_packed_command(wire.pack_commands(commands), check_health=False)
+        await wire.send_packed_command(packed, check_health=False)
         replies: list[Any] = []
-        for _ in commands:
+        for _ in range(count):
             try:
                 replies.append(await wire.read_response(disable_decoding=True))
             except ResponseError as e:
@@ -254,6 +258,19 @@ class Link:
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.disconnect(nowait=True)
+
+
+def _packed(words: Sequence[Any]) -> bytes:
+    """Words as the protocol has them. redis-py's own packing costs as much as all that a turn does here besides."""
+    parts = []
+    for word in words:
+        data = word if type(word) is bytes else str(word).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def _command(words: Sequence[Any]) -> bytes:
+    return b"*%d\r\n%b" % (len(words), _packed(words))
 
 
 async def _up(wire: W) -> W:
