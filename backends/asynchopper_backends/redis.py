@@ -104,10 +104,13 @@ class RedisStorage(RedisLog):
         if self._wrong is not None:
             raise self._wrong
         try:
-            return await self._turn(tells, asks)  # when it is cancelled, what it has written is news to the next one
+            reply = await self._turn(tells, asks)  # when it is cancelled, what it has written is news to the next one
         except StorageError as e:
             self._wrong = e
             raise
+        if self._alarm is not None:
+            self._alarm.clear()  # a failover that has come to a good end
+        return reply
 
     async def _turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
         self._worker()

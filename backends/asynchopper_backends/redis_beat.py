@@ -18,10 +18,10 @@ _STOP_S = 2.0
 
 
 class Beat:
-    """Says `words` to the server three times a lease, until it is stopped or the server no longer knows the worker."""
+    """Says `words` to the server three times a lease, until it is stopped."""
 
     def __init__(self, link: Link, words: tuple[Any, ...], lease_s: float, gone: Callable[[bytes], None]) -> None:
-        """`gone` is called in the loop of whoever makes this, with the server's word."""
+        """`gone` is called in the loop of whoever makes this, with the server's word, when it does not know us any more."""
         self._link, self._words, self._every_s, self._gone = link, words, lease_s / 3, gone
         self._caller = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._caller.create_future()
@@ -63,6 +63,5 @@ class Beat:
                 if said[0] != b"ok":
                     with contextlib.suppress(RuntimeError):  # the caller's loop has ended
                         self._caller.call_soon_threadsafe(self._gone, said[0])
-                    return
         finally:
             await self._link.drop()

@@ -99,3 +99,19 @@ def test_a_worker_whose_loop_stands_still_keeps_its_trials(server: Server, name:
         fleet.wait()
         check(fleet, server, name, 40)
         assert all(r["attempt"] == 1 for r in told_of(log_of(server, name)))
+
+
+def test_what_finishes_in_its_grace_counts_and_is_not_begun_elsewhere(
+    server: Server, name: str, tmp_path: Path
+) -> None:
+    lease = 0.5
+    with Fleet(tmp_path, server.url(name, lease=lease), steps=4, concurrency=1) as fleet:
+        (slow,) = fleet.start(1, pause=4 * lease, grace=30)
+        slow.wait_line("begin", 0)
+        (other,) = fleet.start(1, pause=0.001)
+        wait_until(lambda: count_told(server, name) == 3)
+        slow.signal(signal.SIGTERM)
+        assert slow.wait() == -signal.SIGTERM
+        assert other.wait() == 0
+        assert len(fleet.lines("begin")) == 4
+        check(fleet, server, name, 4)
