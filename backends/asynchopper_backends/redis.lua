@@ -8,8 +8,9 @@
 -- free   zset: those of `out` that nobody evaluates any more, by trial
 -- alive  zset: worker -> when its lease ends, in ms of the server's clock; all that it has out goes with it
 -- ops    hash: worker -> its last turn and what that was answered, so that a turn said twice counts once
--- who    hash: worker -> what it says of itself
-local meta, log, out, free, alive, ops, who = unpack(KEYS)
+--
+-- A worker is called by what it says of itself.
+local meta, log, out, free, alive, ops = unpack(KEYS)
 local call, fmt, match = redis.call, string.format, string.match
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -46,7 +47,7 @@ local function store()
 end
 
 local function fresh(epoch)
-  call('DEL', meta, log, out, free, alive, ops, who)
+  call('DEL', meta, log, out, free, alive, ops)
   for _, name in ipairs(NUMBERS) do m[name], was[name] = 0, nil end
   m.epoch, m.last, m.owner, m.limit, m.tick = epoch, '', '', -1, now
 end
@@ -95,7 +96,6 @@ local function bury(dead)
   local gone, any = {}, false
   for _, worker in ipairs(dead) do
     if call('ZREM', alive, worker) == 1 then gone[worker], any = true, true end
-    call('HDEL', who, worker)
   end
   if any then hand_back(function(worker) return gone[worker] end) end
 end
@@ -251,17 +251,13 @@ end
 
 -- What a stranger may know: who is there.
 function act.look()
-  local there = {}
-  for _, worker in ipairs(call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')) do
-    there[#there + 1] = worker
-    there[#there + 1] = call('HGET', who, worker) or ''
-  end
+  local there = call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')
   return {'ok', m.epoch, m.seq, held() and m.owner or '', there}
 end
 
--- (worker, lease, words, n, n x worker known to be dead)
+-- (worker, lease, n, n x worker known to be dead; the first one as an owner)
 function act.join()
-  local worker, lease, words = arg(), number(), arg()
+  local worker, lease = arg(), number()
   local dead = {}
   for i = 1, number() do dead[i] = arg() end
   if m.owner ~= '' and (m['until'] <= now or m.owner == dead[1]) then m.owner, m['until'] = '', 0 end
@@ -272,20 +268,24 @@ function act.join()
   tick()
   bury(dead)
   renew(worker, lease)
-  call('HSET', who, worker, words)
+  if call('HLEN', ops) > 1000 + 2 * call('ZCARD', alive) then -- the last words of workers that will hardly come back
+    for _, other in ipairs(call('HKEYS', ops)) do
+      if not call('ZSCORE', alive, other) then call('HDEL', ops, other) end
+    end
+  end
   local n = call('HINCRBY', meta, 'workers', 1)
   store()
   return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain}
 end
 
--- (worker, lease, words, epoch, replace, limit, n, n x record): a new search, with its first worker.
+-- (worker, lease, epoch, replace, limit, n, n x record): a new search, with its first worker.
 function act.create(absent)
-  local worker, lease, words, epoch, replace, limit = arg(), number(), arg(), arg(), arg(), number()
+  local worker, lease, epoch, replace, limit = arg(), number(), arg(), arg(), number()
   if not absent and m.seq > 0 then
     if m.epoch == epoch then return {'ok', now, m.clock, m.last} end
     if replace ~= '1' then return {'exists'} end
     for _, other in ipairs(call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')) do
-      if other ~= worker then return {'locked', call('HGET', who, other) or ''} end
+      if other ~= worker then return {'locked', other} end
     end
   end
   if not absent and held() then return {'locked', m.owner} end
@@ -294,7 +294,6 @@ function act.create(absent)
   for i = 1, records do add(arg()) end
   m.limit, m.runs, m.plain = limit, 1, records > 2 and 1 or 0 -- more than a header and a run has to be counted
   call('HSET', meta, 'workers', 1)
-  call('HSET', who, worker, words)
   renew(worker, lease)
   store()
   return {'ok', now, m.clock, m.last}
@@ -342,11 +341,9 @@ end
 function act.leave()
   local worker, epoch, record, final = arg(), arg(), arg(), arg()
   if m.epoch ~= epoch then return {'epoch'} end
-  if not call('HGET', who, worker) and not call('ZSCORE', alive, worker) then return {'ok'} end
   tick()
   call('ZREM', alive, worker)
   call('HDEL', ops, worker)
-  call('HDEL', who, worker)
   if m.plain == 0 then hand_back(function(owner) return owner == worker end) end
   if record ~= '' and m.ended == 0 and (final == '1' or call('ZCARD', alive) == 0) then
     add(record)
@@ -378,7 +375,7 @@ function act.lock(absent)
     if held() and m.owner ~= owner then return {'locked', m.owner} end
     bury(buried)
     local others = call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')
-    if #others > 0 then return {'busy', #others, call('HGET', who, others[1]) or ''} end
+    if #others > 0 then return {'busy', #others, others[1]} end
     local wrong = whole()
     if wrong then return {wrong, fmt('%.0f', m.seq)} end
   end
@@ -401,7 +398,7 @@ end
 function act.unlock()
   if m.owner ~= arg() then return {'ok'} end
   m.owner, m['until'] = '', 0
-  if m.seq == 0 then call('DEL', meta, log, out, free, alive, ops, who) else store() end
+  if m.seq == 0 then call('DEL', meta, log, out, free, alive, ops) else store() end
   return {'ok'}
 end
 

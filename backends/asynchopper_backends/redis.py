@@ -39,7 +39,7 @@ class RedisStorage(RedisLog):
         link, seen = await self._look()
         check_presence(seen.seq > 0, self.location, resume, overwrite, False)
         self._me, self._alarm = _label(), asyncio.Event()
-        words = (b"join", self._me, self._lease_ms, self._me, 1 + len(seen.dead), seen.dead_owner, *seen.dead)
+        words = (b"join", self._me, self._lease_ms, 1 + len(seen.dead), seen.dead_owner, *seen.dead)
         reply = (await link.call(*words))[0]
         if reply[0] == b"empty" or overwrite:
             self._epoch = reply[1] if reply[0] == b"ok" else b""
@@ -58,7 +58,7 @@ class RedisStorage(RedisLog):
 
     async def create(self, records: Sequence[bytes], limit: int | None) -> bool:
         link, epoch = self._worker(), secrets.token_hex(8).encode()
-        words = (b"create", self._me, self._lease_ms, self._me, epoch, int(self._overwrite), _limit(limit))
+        words = (b"create", self._me, self._lease_ms, epoch, int(self._overwrite), _limit(limit))
         reply = await self._wholly(functools.partial(self._committed, *words, len(records), *records))
         if reply[0] == b"exists":
             await self._anew(link)
@@ -195,6 +195,7 @@ class RedisStorage(RedisLog):
             await self._wholly(
                 functools.partial(self._committed, b"leave", self._me, self._epoch, ended, b"1" if final else b"0")
             )
+            self._epoch = b""
         await self.close()
 
     async def _let_go(self, link: Link, state: str) -> None:

@@ -44,7 +44,7 @@ _log = logging.getLogger("asynchopper")
 
 SCRIPT = (files("asynchopper_backends") / "redis.lua").read_bytes()
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
-PARTS = ("meta", "log", "out", "free", "alive", "ops", "who")
+PARTS = ("meta", "log", "out", "free", "alive", "ops")
 
 _LONGEST_TRY_S = 5.0  # what one attempt gets at first; doubled while attempts time out
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0

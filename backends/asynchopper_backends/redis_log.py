@@ -213,11 +213,7 @@ class RedisLog(SharedStorage):
         if reply[0] != b"ok":
             self._refuse(reply)
         _, epoch, seq, owner, there = reply
-        dead = (
-            tuple(worker for worker, said in zip(there[::2], there[1::2], strict=True) if _is_dead(said))
-            if there
-            else ()
-        )
+        dead = tuple(worker for worker in there if _is_dead(worker))
         return link, _Seen(epoch, seq, owner if _is_dead(owner) else b"-", dead)
 
     async def _committed(self, *words: Any) -> Any:

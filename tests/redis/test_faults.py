@@ -178,7 +178,7 @@ async def test_a_deleted_key_is_noticed(part: str, server: Server, name: str) ->
             await Run(server.url(name))()
 
 
-@pytest.mark.parametrize("part", ["alive", "who", "ops"])
+@pytest.mark.parametrize("part", ["alive", "ops"])
 async def test_a_deleted_key_that_can_be_made_again_is(part: str, server: Server, name: str) -> None:
     run = Run(server.url(name))
     with server.client() as client:

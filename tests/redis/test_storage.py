@@ -19,7 +19,7 @@ from asynchopper.testing.turns import OLD, RUN, ask, tell
 from tests.redis.fleet import log_of, told_of
 from tests.servers import Server
 
-PARTS = ("meta", "log", "out", "free", "alive", "ops", "who")
+PARTS = ("meta", "log", "out", "free", "alive", "ops")
 
 
 def key(name: str, part: str) -> str:
@@ -69,9 +69,6 @@ async def test_a_restarted_worker_need_not_wait_for_its_former_self(server: Serv
         (label,) = client.zrange(key(name, "alive"), 0, -1)
         client.hset(key(name, "out"), "0", b"1 2 " + label.replace(b'"born":"', b'"born":"9'))
         client.zadd(key(name, "alive"), {label.replace(b'"born":"', b'"born":"9'): 9e12})
-        client.hset(
-            key(name, "who"), label.replace(b'"born":"', b'"born":"9'), label.replace(b'"born":"', b'"born":"9')
-        )
     again = await joined(server, name)
     assert (await again.turn([], [OLD])).grants == [Grant(0, 2)]
     await first.close()
