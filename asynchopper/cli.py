@@ -1,4 +1,4 @@
-"""`asynchopper verify` and `asynchopper repair`, for checkpoints that somebody is worried about."""
+"""`asynchopper verify` and `repair`, for checkpoints that somebody is worried about; `copy`, for those that shall move."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asynchopper.errors import AsynchopperError
+from asynchopper.transfer import copy
 from asynchopper.verify import repair, verify
 
 WHOLE, DAMAGED, UNREADABLE = 0, 1, 2
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words.command == "repair":
             return asyncio.run(_repair(words.source, words.target))
+        if words.command == "copy":
+            return asyncio.run(_copy(words.source, words.target, words.overwrite))
         return asyncio.run(_verify(words.paths))
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
@@ -53,6 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     mend.add_argument("source", metavar="SOURCE")
     mend.add_argument("target", metavar="TARGET")
+    move = commands.add_parser(
+        "copy",
+        help="copy a search to another place, between a file, a directory and a server",
+        description="Copies every record of a search, and reads the copy back to compare. The source is only read.",
+        epilog="exit status:\n  0  copied\n  2  not copied",
+        formatter_class=raw,
+    )
+    move.add_argument("source", metavar="SOURCE", help="a path or a URL")
+    move.add_argument("target", metavar="TARGET", help="a path or a URL, where no search is yet")
+    move.add_argument("--overwrite", action="store_true", help="replace a search that is there, as a whole")
     return parser
 
 
@@ -91,3 +104,13 @@ async def _repair(source: str, target: str) -> int:
     for note in (*report.damage, *report.notes):
         print(f"  left: {note}")
     return DAMAGED if report.damage else WHOLE
+
+
+async def _copy(source: str, target: str, overwrite: bool) -> int:
+    try:
+        done = await copy(source, target, overwrite=overwrite)
+    except AsynchopperError as e:
+        print(e, file=sys.stderr)
+        return UNREADABLE
+    print(f"{done.target}: {done.records:,} records, {done.size:,} bytes, from {done.source}")
+    return WHOLE

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from asynchopper.callbacks import Watchers
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout, UsageError
-from asynchopper.journal import aside
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
@@ -191,9 +190,7 @@ class Engine:
         while True:
             asked: list[tuple[RunningTrial, Outcome | None]] = []
             free = self.concurrency - len(self._running)
-            slow = (
-                large or ledger.thinks()
-            )  # then what has arrived is committed first, and one candidate is made at a time
+            slow = large or ledger.thinks()  # then what has arrived is committed first, and candidates come one by one
             while free > 0 and len(asked) < (1 if slow else _BATCH) and self.phase is Phase.RUNNING:
                 new = await self._ask_slowly() if slow else ledger.ask()
                 if new is None:
@@ -211,25 +208,28 @@ class Engine:
                         asked.append(new)
             await journal.commit()
             news = ledger.news() if watched else ()  # seen by the pruner before an eager task can ask it
-            for new in asked:
+            for new in ledger.granted(asked):
                 self._start(*new)
             for told in news:
                 self.watchers.told(told)
-            if slow:
-                free = self.concurrency - len(self._running) if self.phase is Phase.RUNNING and not ledger.dry else 0
-            if arrived or (free > 0 and (asked or slow)):
+            going = self.phase is Phase.RUNNING
+            room = going and len(self._running) < self.concurrency
+            again = room and (ledger.willing or (slow and ledger.dry is None and not ledger.waits))
+            if arrived or (free > 0 and asked) or again:
                 await asyncio.sleep(0)
-            elif self._running:
+            elif self._running or (going and ledger.waits):
+                ledger.watch(self._wake)
                 await self._arrival()
+                ledger.unwatch()
             else:
                 return
 
     async def _ask_slowly(self) -> tuple[RunningTrial, Outcome | None] | None:
         ledger = self.ledger
-        if ledger.redo:
+        if ledger.redo or not ledger.may_ask():
             return ledger.ask()
-        chosen = await aside(ledger.choose)
-        return None if chosen is None or self.phase is not Phase.RUNNING else ledger.take(chosen)
+        chosen = await ledger.choose_aside()
+        return ledger.offer(chosen) if self.phase is Phase.RUNNING else None
 
     async def _arrival(self) -> None:
         """Returns when something has arrived, or when the phase has changed."""

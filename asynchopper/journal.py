@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode
-from asynchopper.state import Fact, Header, State
+from asynchopper.state import Asked, Fact, Header, State
 from asynchopper.storage import Entry, Storage
+
+if TYPE_CHECKING:
+    from asynchopper.objective import RunningTrial
 
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
 
@@ -44,6 +47,8 @@ class Journal:
     def __init__(self, state: State, storage: Storage | None) -> None:
         self.state, self.storage = state, storage
         self.head = Head(state.told, state.best_row)
+        self.still = asyncio.Lock()
+        """Held while another thread reads the state."""
         self.commits = 0
         self._batch = _Batch()
         self._writing: asyncio.Task[None] | None = None
@@ -56,8 +61,8 @@ class Journal:
         """Whether a write has failed."""
         return self._broken is not None
 
-    def stage(self, fact: Fact) -> None:
-        """Folds a fact, and puts it into the next write."""
+    def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
+        """Folds a fact, and puts it into the next write. `trial` is the one that it is about, if any."""
         self.state.fold(fact)
         if self.storage is not None:
             self._batch.facts.append(fact)
@@ -153,10 +158,11 @@ async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, locatio
     Raises `CheckpointCorrupted` for a record that no version writes, `CheckpointVersionError` for a newer format.
     """
     async for portion in portions:
-        await aside(_fold_portion, portion, state, location)
+        await aside(fold_portion, portion, state, location)
 
 
-def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None:
+def fold_portion(portion: Sequence[Entry], state: State, location: str, asked_by: dict[int, int] | None = None) -> None:
+    """Folds records as they come from a log, and notes by which each trial was last asked. Raises as `replay` does."""
     for seq, data in portion:
         try:
             fact = decode(data, state.space)
@@ -169,3 +175,5 @@ def _fold_portion(portion: Sequence[Entry], state: State, location: str) -> None
                 state.fold(fact)
             except OverflowError as e:  # more of something than any column can count
                 raise CheckpointCorrupted(f"{location}: record {seq}: {e}") from e
+            if asked_by is not None and isinstance(fact, Asked):
+                asked_by[fact.id] = seq

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from asynchopper.budget import Budget
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.history import COMPLETED, NAN, PRUNED
-from asynchopper.journal import Journal
+from asynchopper.journal import Journal, aside
 from asynchopper.objective import Host, RunningTrial
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.proposer import Next
-from asynchopper.state import Asked, Saved, State, Told
+from asynchopper.state import Asked, Ended, Saved, State, Told
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
 from asynchopper.values import from_json, to_json
@@ -26,6 +29,11 @@ _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
 class Ledger(Host):
     """One run's view of a search: its budget, its clock, the trials that are out."""
+
+    waits = False
+    """Whether something to run may still come from other workers."""
+    willing = False
+    """Whether to ask again at once what was not granted."""
 
     def __init__(self, journal: Journal, proposer: Proposer, budget: Budget, pruner: Pruner | None) -> None:
         self.journal, self.proposer, self.budget, self.pruner = journal, proposer, budget, pruner
@@ -58,8 +66,26 @@ class Ledger(Host):
             if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
                 return self._again(self.redo.popleft()), None
             self.dry = "steps"
-        chosen = self.choose()
+        return self.offer(self.choose())
+
+    def may_ask(self) -> bool:
+        """Whether it is of any use to choose a candidate now."""
+        return self.dry is None
+
+    def offer(self, chosen: Next | None) -> tuple[RunningTrial, Outcome | None] | None:
+        """The trial of what was chosen, if anything was."""
         return None if chosen is None else self.take(chosen)
+
+    async def choose_aside(self) -> Next | None:
+        """`choose`, off the loop. The state stays as it is meanwhile, also when the caller is cancelled."""
+        async with self.journal.still:
+            work = asyncio.ensure_future(aside(self.choose))
+            try:
+                return await asyncio.shield(work)
+            finally:
+                while not work.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([work])
 
     def thinks(self) -> bool:
         """Whether `choose` may take milliseconds, so that it belongs off the loop."""
@@ -89,9 +115,9 @@ class Ledger(Host):
         proposal, key, row = chosen
         state = self.state
         id = state.next_id
-        self.journal.stage(Asked(id, 1, proposal.values, proposal.origin, proposal.note, None, key))
         trial = RunningTrial(id, 1, state.space.build(proposal.values), None, self)
         trial.started = time.monotonic()
+        self.journal.stage(Asked(id, 1, proposal.values, proposal.origin, proposal.note, None, key), trial)
         return trial, None if row is None else self._answer(trial, row)
 
     def _answer(self, trial: RunningTrial, row: int) -> Outcome | None:
@@ -135,8 +161,29 @@ class Ledger(Host):
                 round(now - trial.started, 6),  # as the log will have it
                 self.before + now - self._began,
                 error,
-            )
+            ),
+            trial,
         )
+
+    def granted(self, asked: list[tuple[RunningTrial, Outcome | None]]) -> list[tuple[RunningTrial, Outcome | None]]:
+        """Those of the trials asked before the last commit that may start."""
+        return asked
+
+    def stir(self) -> None:
+        """Forgets that there was nothing to be had."""
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Has `wake` called when other workers have changed something."""
+
+    def unwatch(self) -> None:
+        """Ends what `watch` began."""
+
+    async def end(self, reason: str) -> None:
+        """Says in the log that the run has ended. A log that broke is left as it is."""
+        await self.journal.settle()
+        if not self.journal.broken:
+            self.journal.stage(Ended(reason, self.elapsed()))
+            await self.journal.commit()
 
     def take_back(self, trial: RunningTrial) -> None:
         """A trial that nobody will evaluate now: it is the next to be asked."""
@@ -163,7 +210,7 @@ class Ledger(Host):
         pending = self.state.pending.get(trial.id)
         if trial._taken or pending is None or pending.attempt != trial.attempt:
             raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
-        self.journal.stage(Saved(trial.id, trial.attempt, _small(state)))
+        self.journal.stage(Saved(trial.id, trial.attempt, _small(state)), trial)
         await self.journal.commit()
 
 

@@ -178,23 +178,30 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
             f"this search was started to {header.direction}, and now it is asked to {opening.direction}; "
             "use the same direction, or start a new search"
         )
-    if seed is not None and seed != header.seed and journal.storage is not None:
-        _log.warning("%s goes on with its own seed %d, not %d", journal.storage.location, header.seed, seed)
-    wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
-    await aside(state.remember_candidates, *wanted)
-    if opening.pruner is not None:
-        opening.pruner.direction = opening.direction
-        restore_pruner(opening.pruner, state)
-    journal.stage(_run(state, opening.budget))
+    await prepared(state, opening, seed, None if journal.storage is None else journal.storage.location)
+    journal.stage(run_fact(state, opening.budget, state.elapsed))
     await journal.commit()
     proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed)
     return Ledger(journal, proposer, opening.budget, opening.pruner)
 
 
-def _run(state: State, budget: Budget) -> Run:
-    """A run that continues the budget of one that was cut short, or begins to count anew."""
+async def prepared(state: State, opening: Opening, seed: int | None, location: str | None) -> None:
+    """Brings a folded log's state, and the pruner, to where a run can begin."""
+    header = state.header
+    assert header is not None
+    if seed is not None and seed != header.seed and location is not None:
+        _log.warning("%s goes on with its own seed %d, not %d", location, header.seed, seed)
+    wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
+    await aside(state.remember_candidates, *wanted)
+    if opening.pruner is not None:
+        opening.pruner.direction = opening.direction
+        restore_pruner(opening.pruner, state)
+
+
+def run_fact(state: State, budget: Budget, elapsed: float) -> Run:
+    """A run that continues the budget of one that was cut short, or begins to count anew, at so many seconds."""
     old = None if state.reason in FINISHED else state.run
-    base = (old.base_steps, old.base_elapsed, old.base_cost) if old else (state.told, state.elapsed, state.cost)
+    base = (old.base_steps, old.base_elapsed, old.base_cost) if old else (state.told, elapsed, state.cost)
     described = state.space.describe()
     return Run(
         budget=budget.describe(),

@@ -21,6 +21,7 @@ from asynchopper.errors import SpaceError, StorageError, UsageError
 from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
 from asynchopper.iteration import Trials
+from asynchopper.joining import joined
 from asynchopper.journal import Journal, aside, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
@@ -41,8 +42,8 @@ from asynchopper.samplers.proposer import Duplicates
 from asynchopper.session import Session
 from asynchopper.signals import Signals
 from asynchopper.space import Space, merge
-from asynchopper.state import Ended, PrunerSaw, State
-from asynchopper.storage import Location, Resume, Storage, open_storage
+from asynchopper.state import PrunerSaw, State
+from asynchopper.storage import Location, Resume, SharedStorage, Storage, open_storage
 from asynchopper.trial import Trial
 
 
@@ -402,10 +403,13 @@ class Search:
         try:
             if executor is not None and evaluation is not None:
                 await executor.open(evaluation)
-            if storage is not None:
-                await storage.open(resume=opening.resume, overwrite=opening.overwrite)
-            journal = await opened(opening, self._journal.state)
-            ledger = await begun(journal, opening, self._seed, self._guesses)
+            if isinstance(storage, SharedStorage) and storage.shared:
+                ledger = await joined(storage, opening, self._journal.state, self._seed, self._guesses)
+            else:
+                if storage is not None:
+                    await storage.open(resume=opening.resume, overwrite=opening.overwrite)
+                journal = await opened(opening, self._journal.state)
+                ledger = await begun(journal, opening, self._seed, self._guesses)
         except BaseException:
             self._busy = False
             if executor is not None:
@@ -413,9 +417,9 @@ class Search:
             if storage is not None:
                 await self._finally(storage.close())
             raise
-        self._journal, self._ledger = journal, ledger
+        self._journal, self._ledger = ledger.journal, ledger
         self._checkpoint_path = None if storage is None else storage.location
-        self._began_with = journal.head.rows
+        self._began_with = ledger.journal.head.rows
         return ledger
 
     async def _end(self, ledger: Ledger, reason: str, executor: Executor | None = None) -> None:
@@ -424,10 +428,7 @@ class Search:
         try:
             if executor is not None:
                 await executor.close()
-            await journal.settle()
-            if not journal.broken:
-                journal.stage(Ended(reason, ledger.elapsed()))
-                await journal.commit()
+            await ledger.end(reason)
         finally:
             if journal.storage is not None:
                 await journal.storage.close()

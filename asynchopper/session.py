@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asynchopper.errors import StorageError, UsageError
-from asynchopper.journal import aside
 from asynchopper.ledger import Ledger
 from asynchopper.objective import RunningTrial, to_number
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
@@ -71,6 +69,7 @@ class Session:
         Durable when it returns. Raises `StorageError` when it cannot be made so.
         """
         ledger = self._open()
+        ledger.stir()
         while (new := await self._next(ledger)) is not None:
             trial, known = new
             if known is None:
@@ -79,6 +78,8 @@ class Session:
                 except asyncio.CancelledError:
                     ledger.take_back(trial)  # the caller never had it
                     raise
+                if not ledger.granted([new]):
+                    continue
                 self._out[trial.id] = trial
                 return trial
             async with self._thinking:
@@ -88,16 +89,9 @@ class Session:
 
     async def _next(self, ledger: Ledger) -> tuple[RunningTrial, Outcome | None] | None:
         async with self._thinking:
-            if ledger.redo or not ledger.thinks():
+            if ledger.redo or not ledger.may_ask() or not ledger.thinks():
                 return ledger.ask()
-            work = asyncio.ensure_future(aside(ledger.choose))
-            try:
-                chosen = await asyncio.shield(work)
-            finally:
-                while not work.done():  # cancelled: the state has to stay as it is until the thread is through
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.wait([work])
-            return None if chosen is None else ledger.take(chosen)
+            return ledger.offer(await ledger.choose_aside())
 
     async def tell(
         self,

@@ -105,6 +105,127 @@ class Storage(ABC):
         return self.location
 
 
+class Tell(NamedTuple):
+    """What a worker says of a trial that it has out: its end (`told`), that it gives the trial back (`back`, with the record
+    of the interruption), or what its objective saved (`saved`)."""
+
+    kind: Literal["told", "back", "saved"]
+    id: int
+    attempt: int
+    data: bytes
+
+
+class Ask(NamedTuple):
+    """A candidate that a worker wants to evaluate."""
+
+    key: str
+    """The same for the same candidate, from any worker; `""` where candidates may be evaluated twice."""
+    data: bytes
+    """The `asked` record from its `"params"` on, since the backend numbers the trials; `b""` asks for an old trial only."""
+
+
+class Grant(NamedTuple):
+    """A trial that is the worker's now. When it is not the first attempt, the candidate is the trial's, not the asked one."""
+
+    id: int
+    attempt: int
+
+
+Refusal: TypeAlias = Literal["full", "known", "none"]
+"""Why nothing was granted: the budget is told or out; another worker has the candidate; there is no old trial to run."""
+
+
+class Reply(NamedTuple):
+    """What a turn came to. Times are in seconds, on the backend's clock."""
+
+    news: Sequence[Entry]
+    """The records since the last reply; this turn's own are not among them, unless `whole`."""
+    whole: bool
+    """Otherwise this turn's own records follow the news: the tells that were kept, and then the grants, in their order."""
+    kept: Sequence[int]
+    """A number a tell: 0 where it was dropped, 1 where it was kept, 2 where it was kept though its lease had ended."""
+    grants: Sequence[Grant | Refusal]
+    elapsed: float
+    """For how long anybody has worked on this search."""
+    told: int
+    out: int
+    runs: int
+    """How many runs have begun or ended."""
+    workers: int
+    """How many are at work; only `begin` says it."""
+    lease_ends: float
+    """When the next of the other workers' leases ends, from now; infinity where there is none, or nothing was refused."""
+
+
+class Joined(NamedTuple):
+    """A worker among others."""
+
+    number: int
+    """Which worker it is of all that ever joined this search, from 0."""
+    others: int
+    """How many others are at work."""
+    seq: int
+    """How many records there are; 0 for a search that is yet to be made with `create`."""
+    counted: bool
+    """Whether the backend knows which trials are out; if not, `index` tells it."""
+    runs: int
+    elapsed: float
+
+
+class SharedStorage(Storage):
+    """A log that many workers write at once, and that hands out the trials.
+
+    A worker's calls are `join`, `read` to its end, `create` or (`index` where it is not counted, and) `begin`, then `turn` any
+    number of times, and `leave`; or those of a `Storage`, for one owner at a time. A worker holds a lease, on the backend's own
+    clock, that the backend renews by itself, also while the event loop is blocked. When it ends, the trials that the worker
+    has out go to whoever asks next, before anything new.
+
+    Every call is safe to be said twice: what was done before and not heard of counts once. Each raises `StorageError` where
+    the log is not the one that the worker knows, or has lost something that this worker was told is in it.
+    """
+
+    shared: bool
+    """Whether a search joins it. If not, it is used as any `Storage`."""
+
+    @abstractmethod
+    async def join(self, *, resume: Resume = "auto", overwrite: bool = False) -> Joined:
+        """Becomes a worker. The words are those of `open`; `overwrite` raises `CheckpointLocked` while others are at work."""
+
+    @abstractmethod
+    async def create(self, records: Sequence[bytes], limit: int | None) -> bool:
+        """Begins a new search with a header and a run, or with all of another log's records, and a run; `limit` as in
+        `begin`. `False` when another worker was faster: join again."""
+
+    @abstractmethod
+    async def index(self, told: int, next_id: int, out: Sequence[tuple[int, int, int]], elapsed: float) -> None:
+        """Counts a log that was written by one owner: how many trials are told, the next trial's number, and those that are
+        out (trial, attempt, the record by which it was asked); the clock goes on from `elapsed` seconds. Changes nothing
+        where somebody has counted already."""
+
+    @abstractmethod
+    async def begin(self, run: bytes, limit: int | None, runs: int) -> Reply:
+        """Begins a run, with a budget that ends when `limit` trials are told. When `runs` is not the number of runs
+        any more, nothing is written: the reply has what has happened, in `kept` a 0, and the caller thinks again."""
+
+    @abstractmethod
+    async def turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
+        """All that a worker has to say and to ask, as one transition; durable when it returns, as far as demanded.
+
+        A trial is told once: the first to tell it is heard, also when its lease has ended; what is told later is dropped.
+        Never more trials are told and out than the limit allows. When cancelled, it is either wholly done or not at all.
+        """
+
+    @abstractmethod
+    async def wait(self, timeout: float) -> None:
+        """Returns when there is a record that this worker has not seen, when something is wrong, or after so many seconds.
+        May be called beside a `turn`, and cancelled."""
+
+    @abstractmethod
+    async def leave(self, ended: bytes, final: bool) -> None:
+        """Gives back all that is out, and lets go, as `close` does. The record is written when `final`, or when no other
+        worker is there, unless somebody has written one since the run began."""
+
+
 class MemoryStorage(Storage):
     """A log in this process, under a name. For tests: it survives the search, not the process."""
 

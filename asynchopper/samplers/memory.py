@@ -160,11 +160,8 @@ class Memory:
     def _some(self, state: State, best: int, latest: int) -> list[Elite]:
         chosen = self.elites[:best]
         have = {e.row for e in chosen}
-        table = state.table
         rows = list(self.recent)[-latest:]
-        return chosen + [
-            self._elite(state, self._loss(state, row), row) for row in rows if row not in have
-        ]
+        return chosen + [self._elite(state, self._loss(state, row), row) for row in rows if row not in have]
 
     def _begin(self) -> None:
         """The seeds are in: the distribution starts from them."""

@@ -62,7 +62,9 @@ class Proposer:
         schedule: Schedule,
         guesses: deque[Mapping[Any, Any]],
         seed: int,
+        lane: int = 0,
     ) -> None:
+        self._lane = lane  # one a worker, so that workers who know the same do not propose the same
         self._sampler, self._schedule = sampler, schedule
         self._guesses = guesses
         self.guesses_used = 0
@@ -77,7 +79,7 @@ class Proposer:
     def next(self, state: State, elapsed: float, progress: float) -> Next | None:
         """The next candidate, or `None` when the space is used up. `progress` is the budget's, from 0 to 1."""
         space, id = state.space, state.next_id
-        rng = self._streams.at(id)
+        rng = self._streams.at(id, self._lane)
         while self.guesses_used < len(self._guesses):
             guess = self._guesses[self.guesses_used]
             self.guesses_used += 1

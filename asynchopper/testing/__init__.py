@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asynchopper.testing.crash_contract import CrashContract
     from asynchopper.testing.samplers import SamplerContract
+    from asynchopper.testing.shared import SharedStorageContract
     from asynchopper.testing.storages import ExclusiveStorageContract, PersistentStorageContract, StorageContract
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ExclusiveStorageContract",
     "PersistentStorageContract",
     "SamplerContract",
+    "SharedStorageContract",
     "StorageContract",
 ]
 
@@ -29,6 +31,7 @@ _HOMES = {
     "ExclusiveStorageContract": "storages",
     "PersistentStorageContract": "storages",
     "SamplerContract": "samplers",
+    "SharedStorageContract": "shared",
     "StorageContract": "storages",
 }
 

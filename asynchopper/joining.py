@@ -1,0 +1,166 @@
+"""How a worker comes to a search that it shares: it joins, reads, agrees on the budget, and says in the log that it is there."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from asynchopper.errors import CheckpointCorrupted, StudyMismatch
+from asynchopper.journal import aside, fold_portion
+from asynchopper.ledger import Ledger
+from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
+from asynchopper.records import encode
+from asynchopper.samplers import Proposer
+from asynchopper.shared import SharedJournal, SharedLedger
+from asynchopper.space import Space
+from asynchopper.state import FINISHED, Asked, Ended, Fact, Run, State
+from asynchopper.storage import Joined, SharedStorage
+
+_log = logging.getLogger("asynchopper")
+
+
+class _Found(NamedTuple):
+    """A search as it is in the log, and the record by which each trial was last asked."""
+
+    state: State
+    asked_by: dict[int, int]
+
+
+async def joined(
+    storage: SharedStorage, opening: Opening, mine: State, seed: int | None, guesses: deque[Mapping[Any, Any]]
+) -> Ledger:
+    """The ledger of a worker. Makes the search where there is none.
+
+    Raises `StudyMismatch` for another direction, another history than this object's, or another budget than the one that
+    others are at work on.
+    """
+    while True:
+        here = await storage.join(resume=opening.resume, overwrite=opening.overwrite)
+        if here.seq:
+            state, nothing_to_do = await _entered(storage, here, opening, mine, seed)
+            break
+        created = await _created(storage, opening, mine, seed)
+        if created is not None:
+            state, nothing_to_do = created, None
+            break
+    header = state.header
+    assert header is not None
+    await prepared(state, opening, seed, storage.location)
+    proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed, lane=here.number)
+    journal = SharedJournal(state, storage, dedupe=opening.duplicates != "allow")
+    ledger = SharedLedger(journal, proposer, opening.budget, opening.pruner, here)
+    ledger.dry = nothing_to_do
+    return ledger
+
+
+async def _created(storage: SharedStorage, opening: Opening, mine: State, seed: int | None) -> State | None:
+    """A new search, of what this object knows; `None` when another worker was faster."""
+    state = State(mine.space, remember=False)
+    facts: list[Fact] = [new_header(mine.space, opening.direction, seed)]
+    if mine.header is not None:
+        facts = [f for f in await aside(lambda: list(mine.facts())) if not isinstance(f, Ended)]
+    for fact in facts:
+        state.fold(fact)
+    _check_direction(state, opening)
+    state.reason = mine.reason
+    run = run_fact(state, opening.budget, state.elapsed)
+    state.fold(run)
+    facts.append(run)
+    records = await aside(lambda: [encode(f, mine.space) for f in facts])
+    if not await storage.create(records, _limit(run, opening)):
+        return None
+    if len(records) > 2:
+        asked_by = {f.id: seq for seq, f in enumerate(facts) if isinstance(f, Asked)}
+        await _indexed(storage, _Found(state, asked_by))
+    return state
+
+
+async def _entered(
+    storage: SharedStorage, here: Joined, opening: Opening, mine: State, seed: int | None
+) -> tuple[State, str | None]:
+    """A search that is there, as this worker begins in it; or the reason why there is nothing to do."""
+    found = await _read(storage, mine.space)
+    state = found.state
+    _check_direction(state, opening)
+    _check_history(state, mine, storage.location)
+    say_changes(state, storage.location)
+    if not here.counted:
+        await _indexed(storage, found)
+    mine_words = opening.budget.describe()
+    others, runs, elapsed = here.others, here.runs, max(here.elapsed, state.elapsed)
+    while True:
+        if state.reason in FINISHED and state.run is not None and state.run.budget == mine_words:
+            if not _saw_it_end(mine, state.run):
+                _log.warning(
+                    "%s: this search has spent its budget (%s), and there is nothing left to do in it; give another budget to "
+                    "go on, or ?workers=1 for a plain checkpoint, where every run brings a new one",
+                    storage.location, _words(state.run.budget),
+                )  # fmt: skip
+                return state, state.reason
+        elif others and state.run is not None and state.reason not in FINISHED and state.run.budget != mine_words:
+            raise StudyMismatch(
+                f"{storage.location}: {others} other worker{'s are' if others > 1 else ' is'} at work on a budget of "
+                f"{_words(state.run.budget)}, and this one came with {_words(mine_words)}; a search has one budget at a "
+                "time: give the same, or wait until it is spent"
+            )
+        run = run_fact(state, opening.budget, elapsed)
+        reply = await storage.begin(encode(run, state.space), _limit(run, opening), runs)
+        fold_portion(reply.news, state, storage.location)
+        if reply.kept[0]:
+            return state.fold(run), None
+        others, runs, elapsed = reply.workers - 1, reply.runs, reply.elapsed
+
+
+async def _read(storage: SharedStorage, space: Space) -> _Found:
+    found = _Found(State(space, remember=False), {})
+    async for portion in storage.read():
+        await aside(fold_portion, portion, found.state, storage.location, found.asked_by)
+    if found.state.header is None:
+        raise CheckpointCorrupted(f"{storage.location} holds no header")
+    return found
+
+
+async def _indexed(storage: SharedStorage, found: _Found) -> None:
+    state, asked_by = found
+    out = [(p.id, p.attempt, asked_by[p.id]) for p in state.pending.values()]
+    await storage.index(state.told, state.next_id, out, state.elapsed)
+
+
+def _check_direction(state: State, opening: Opening) -> None:
+    header = state.header
+    if header is not None and header.direction != opening.direction:
+        if not state.told and not state.pending and state.run is None:
+            state.fold(header._replace(direction=opening.direction))  # it was saved before it had ever run
+            return
+        raise StudyMismatch(
+            f"this search was started to {header.direction}, and now it is asked to {opening.direction}; "
+            "use the same direction, or start a new search"
+        )
+
+
+def _check_history(state: State, mine: State, location: str) -> None:
+    """An object that knows something goes on only with the search that it knows."""
+    if mine.header is None or not mine.told or state.header is None:
+        return
+    a, b = mine.table, state.table
+    if mine.header.search_id != state.header.search_id or len(a) > len(b) or a.ids[:] != b.ids[: len(a)]:
+        raise StudyMismatch(
+            f"{location} holds another search ({state.told} trials) than this object ({mine.told}); use a fresh Search to join "
+            "it, or another name, or overwrite_checkpoint=True to replace it"
+        )
+
+
+def _saw_it_end(mine: State, run: Run) -> bool:
+    """Whether this very object was there when the budget was spent, so that running it again asks for a new one."""
+    base = (run.base_steps, run.base_elapsed)
+    return mine.run is not None and (mine.run.base_steps, mine.run.base_elapsed) == base and mine.reason in FINISHED
+
+
+def _limit(run: Run, opening: Opening) -> int | None:
+    return None if opening.budget.steps is None else run.base_steps + opening.budget.steps
+
+
+def _words(budget: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:g}" if name != "endless" else name for name, value in budget.items())

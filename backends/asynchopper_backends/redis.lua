@@ -1,0 +1,429 @@
+-- Every transition of a search on a server, each atomic. ARGV[1] names it; its words follow in the order in which they are
+-- taken. The reply is an array that begins with a word: "ok", or what is wrong. A transition checks everything before it
+-- writes anything, since the server does not undo what a script had written when it fails.
+--
+-- meta   hash: what is counted, and the epoch that says whether these keys are the ones that a worker knew
+-- log    stream: record n has the id (n + 1)-(microseconds when it was written), so that two histories never share an id
+-- out    hash: trial -> "attempt n worker", n being the record by which it was last asked
+-- free   zset: those of `out` that nobody evaluates any more, by trial
+-- alive  zset: worker -> when its lease ends, in ms of the server's clock; all that it has out goes with it
+-- ops    hash: worker -> its last turn and what that was answered, so that a turn said twice counts once
+--
+-- A worker is called by what it says of itself.
+local meta, log, out, free, alive, ops = unpack(KEYS)
+local call, fmt, match = redis.call, string.format, string.match
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local nonce = '-' .. time[1] .. fmt('%06d', time[2])
+local LAYOUT = '1'
+local at = 1
+local function arg() at = at + 1; return ARGV[at] end
+local function number() return tonumber(arg()) end
+
+local NUMBERS = {'seq', 'told', 'next', 'out', 'free', 'limit', 'runs', 'ended', 'clock', 'tick', 'plain', 'until', 'first',
+  'live'}
+local m, was = {}, {}
+local function load()
+  local v = call('HMGET', meta, 'layout', 'epoch', 'last', 'owner', unpack(NUMBERS))
+  if not v[1] then
+    if call('EXISTS', log, out) > 0 then return 'torn' end
+    return 'empty'
+  end
+  if v[1] ~= LAYOUT then m.layout = v[1]; return 'layout' end
+  m.epoch, m.last, m.owner = v[2], v[3], v[4] or ''
+  for i, name in ipairs(NUMBERS) do
+    m[name] = tonumber(v[4 + i]) or 0
+    was[name] = m[name]
+  end
+  return nil
+end
+
+local function store()
+  local args = {'layout', LAYOUT, 'epoch', m.epoch, 'last', m.last, 'owner', m.owner}
+  for _, name in ipairs(NUMBERS) do
+    if m[name] ~= was[name] then args[#args + 1] = name; args[#args + 1] = fmt('%.0f', m[name]) end
+  end
+  call('HSET', meta, unpack(args))
+end
+
+local function fresh(epoch)
+  call('DEL', meta, log, out, free, alive, ops)
+  for _, name in ipairs(NUMBERS) do m[name], was[name] = 0, nil end
+  m.epoch, m.last, m.owner, m.limit, m.tick = epoch, '', '', -1, now
+end
+
+local function add(data, key)
+  m.seq = m.seq + 1
+  m.last = fmt('%.0f', m.seq) .. nonce
+  if key and key ~= '' then call('XADD', log, m.last, 'r', data, 'k', key) else call('XADD', log, m.last, 'r', data) end
+end
+
+-- The search's clock runs while somebody works on it.
+local function tick()
+  if m.live > now or m['until'] > now then m.clock = m.clock + math.max(now - m.tick, 0) end
+  m.tick = now
+end
+
+-- Whether the counted keys are all there.
+local function torn()
+  return m.plain == 0 and (call('HLEN', out) ~= m.out or (m.free > 0 and call('ZCARD', free) ~= m.free))
+end
+
+local function whole()
+  if (m.seq > 0 and #call('XRANGE', log, m.last, m.last) == 0) or torn() then return 'torn' end
+end
+
+-- What follows a record, which has to be there still; and what is wrong, if anything is.
+local function news(seen, most)
+  local entries = call('XRANGE', log, seen == '' and '-' or seen, '+', 'COUNT', most + 2)
+  if seen ~= '' then
+    local first = table.remove(entries, 1)
+    if not first or first[1] ~= seen then return nil, 'lost' end
+  end
+  local last = #entries > 0 and entries[#entries][1] or seen
+  if torn() or (#entries <= most and last ~= m.last) then return nil, 'torn' end
+  return entries
+end
+
+local function hand_back(gone)
+  local all = call('HGETALL', out)
+  for i = 1, #all, 2 do
+    if gone(match(all[i + 1], '^%d+ %d+ (.*)$')) then m.free = m.free + call('ZADD', free, all[i], all[i]) end
+  end
+end
+
+local function bury(dead)
+  local gone, any = {}, false
+  for _, worker in ipairs(dead) do
+    if call('ZREM', alive, worker) == 1 then gone[worker], any = true, true end
+  end
+  if any then hand_back(function(worker) return gone[worker] end) end
+end
+
+-- Renews a worker's lease. One that was taken for dead gets back what nobody else has begun.
+local function renew(worker, lease)
+  local ends = call('ZSCORE', alive, worker)
+  if not ends or tonumber(ends) < now + 0.9 * lease then
+    call('ZADD', alive, fmt('%.0f', now + lease), worker)
+    m.live = math.max(m.live, now + lease)
+    m.first = math.min(m.first, now + lease) -- no lease ends earlier
+  end
+  if now >= m.first then
+    local dead = {}
+    for _, other in ipairs(call('ZRANGEBYSCORE', alive, '-inf', fmt('%.0f', now))) do
+      if other ~= worker then dead[#dead + 1] = other end
+    end
+    if #dead > 0 then bury(dead) end
+    m.first = tonumber(call('ZRANGE', alive, 0, 0, 'WITHSCORES')[2])
+  end
+  if not ends then
+    local all = call('HGETALL', out)
+    for i = 1, #all, 2 do
+      local owner = match(all[i + 1], '^%d+ %d+ (.*)$')
+      if owner == worker then
+        m.free = m.free - call('ZREM', free, all[i])
+      elseif not call('ZSCORE', alive, owner) then
+        m.free = m.free + call('ZADD', free, all[i], all[i])
+      end
+    end
+  end
+end
+
+local function reply(worker, entries, replayed, verdicts, grants)
+  local records = {}
+  for i, entry in ipairs(entries) do records[i] = entry[2][2] end
+  local next_end = 0
+  if grants ~= '' and not match(grants, '^[%d ,]+$') then -- who got nothing may have to wait for a lease to end
+    local first = call('ZRANGE', alive, 0, 1, 'WITHSCORES')
+    for i = 1, #first, 2 do
+      if first[i] ~= worker and next_end == 0 then next_end = tonumber(first[i + 1]) end
+    end
+  end
+  return {'ok', now, m.clock, m.told, m.out, m.runs, replayed == nil and call('ZCARD', alive) or 0, next_end, m.last,
+    replayed and 1 or 0, verdicts, grants, records}
+end
+
+local function behind(entries)
+  local records = {}
+  entries[#entries] = nil
+  for i, entry in ipairs(entries) do records[i] = entry[2][2] end
+  return {'behind', entries[#entries][1], records}
+end
+
+local function held()
+  return m.owner ~= '' and m['until'] > now
+end
+
+local act = {}
+
+-- What a turn says: (kind, trial, attempt, record). Answers 0 dropped, 1 kept, 2 kept though somebody else had begun anew.
+local function hear(worker, kind, id, attempt, record)
+  local v = call('HGET', out, id)
+  if not v then return 0 end
+  local current, owner = match(v, '^(%d+) %d+ (.*)$')
+  if kind == 'told' then
+    call('HDEL', out, id)
+    if m.free > 0 then m.free = m.free - call('ZREM', free, id) end
+    m.out, m.told = m.out - 1, m.told + 1
+    add(record)
+    return (current == attempt and owner == worker) and 1 or 2
+  end
+  if current ~= attempt or owner ~= worker then return 0 end
+  add(record)
+  if kind == 'back' then m.free = m.free + call('ZADD', free, id, id) end
+  return 1
+end
+
+-- What a turn asks for: gives "trial attempt", or why not. What was begun and given up comes before anything new.
+local function give(worker, key, record, known)
+  if m.limit >= 0 and m.told + m.out - m.free >= m.limit then return 'full' end
+  if m.free > 0 then
+    local id = call('ZRANGE', free, 0, 0)[1]
+    local attempt, n = match(call('HGET', out, id), '^(%d+) (%d+)')
+    local before = call('XRANGE', log, n + 1, n + 1)[1]
+    if before then
+      call('ZREM', free, id)
+      m.free, attempt = m.free - 1, attempt + 1
+      call('HSET', out, id, fmt('%.0f %.0f %s', attempt, m.seq, worker))
+      add((string.gsub(before[2][2], '^({"kind":"asked","id":%d+,"attempt":)%d+', '%1' .. fmt('%.0f', attempt), 1)))
+      return id .. ' ' .. fmt('%.0f', attempt)
+    end
+  end
+  if record == '' then return 'none' end
+  if key ~= '' and known[key] then return 'known' end
+  known[key] = true
+  local id = fmt('%.0f', m.next)
+  m.next, m.out = m.next + 1, m.out + 1
+  call('HSET', out, id, fmt('1 %.0f %s', m.seq, worker))
+  add('{"kind":"asked","id":' .. id .. ',"attempt":1,' .. record, key)
+  return id .. ' 1'
+end
+
+-- (worker, turn, epoch, seen, most, lease, n, n x (kind, trial, attempt, record), n, n x (key, record))
+function act.turn()
+  local worker, turn, epoch, seen, most, lease = arg(), arg(), arg(), arg(), number(), number()
+  if m.epoch ~= epoch then return {'epoch'} end
+  if held() then return {'locked', m.owner} end
+  if m.plain == 1 then return {'plain'} end
+  local entries, wrong = news(seen, most)
+  if wrong then return {wrong, fmt('%.0f', m.seq)} end
+  if #entries > most then return behind(entries) end
+  tick()
+  renew(worker, lease)
+  local before = call('HGET', ops, worker)
+  if before then
+    local n, verdicts, grants = match(before, '^(%d+) (%d*) (.*)$')
+    if n == turn then
+      store()
+      return reply(worker, entries, true, verdicts, grants)
+    end
+  end
+  local verdicts, grants, known = {}, {}, {}
+  for i = 1, number() do
+    local kind, id, attempt, record = arg(), arg(), arg(), arg()
+    verdicts[i] = hear(worker, kind, id, attempt, record)
+  end
+  local wanted = number()
+  if wanted > 0 then
+    for _, entry in ipairs(entries) do
+      if entry[2][4] then known[entry[2][4]] = true end
+    end
+  end
+  for i = 1, wanted do
+    local key, record = arg(), arg()
+    grants[i] = give(worker, key, record, known)
+  end
+  verdicts, grants = table.concat(verdicts), table.concat(grants, ',')
+  call('HSET', ops, worker, turn .. ' ' .. verdicts .. ' ' .. grants)
+  store()
+  return reply(worker, entries, false, verdicts, grants)
+end
+
+-- (worker, epoch, lease)
+function act.beat()
+  local worker, epoch, lease = arg(), arg(), number()
+  if m.epoch ~= epoch then return {'epoch'} end
+  tick()
+  renew(worker, lease)
+  store()
+  return {'ok', now, m.clock}
+end
+
+-- What a stranger may know: who is there.
+function act.look()
+  local there = call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')
+  return {'ok', m.epoch, m.seq, held() and m.owner or '', there}
+end
+
+-- (worker, lease, n, n x worker known to be dead; the first one as an owner)
+function act.join()
+  local worker, lease = arg(), number()
+  local dead = {}
+  for i = 1, number() do dead[i] = arg() end
+  if m.owner ~= '' and (m['until'] <= now or m.owner == dead[1]) then m.owner, m['until'] = '', 0 end
+  if held() then return {'locked', m.owner} end
+  if m.seq == 0 then return {'empty'} end
+  local wrong = whole()
+  if wrong then return {wrong, fmt('%.0f', m.seq)} end
+  tick()
+  bury(dead)
+  renew(worker, lease)
+  if call('HLEN', ops) > 1000 + 2 * call('ZCARD', alive) then -- the last words of workers that will hardly come back
+    for _, other in ipairs(call('HKEYS', ops)) do
+      if not call('ZSCORE', alive, other) then call('HDEL', ops, other) end
+    end
+  end
+  local n = call('HINCRBY', meta, 'workers', 1)
+  store()
+  return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain}
+end
+
+-- (worker, lease, epoch, replace, limit, n, n x record): a new search, with its first worker.
+function act.create(absent)
+  local worker, lease, epoch, replace, limit = arg(), number(), arg(), arg(), number()
+  if not absent and m.seq > 0 then
+    if m.epoch == epoch then return {'ok', now, m.clock, m.last} end
+    if replace ~= '1' then return {'exists'} end
+    for _, other in ipairs(call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')) do
+      if other ~= worker then return {'locked', other} end
+    end
+  end
+  if not absent and held() then return {'locked', m.owner} end
+  fresh(epoch)
+  local records = number()
+  for i = 1, records do add(arg()) end
+  m.limit, m.runs, m.plain = limit, 1, records > 2 and 1 or 0 -- more than a header and a run has to be counted
+  call('HSET', meta, 'workers', 1)
+  renew(worker, lease)
+  store()
+  return {'ok', now, m.clock, m.last}
+end
+
+-- (epoch, seq, told, next, clock, n, n x (trial, attempt, record)): counts of a log that was written without being counted.
+function act.index()
+  local epoch, seq, told, next_id, clock = arg(), number(), number(), number(), number()
+  if m.epoch ~= epoch then return {'epoch'} end
+  if m.plain == 0 then return {'ok'} end
+  if m.seq ~= seq then return {'moved'} end
+  call('DEL', out, free)
+  m.told, m.next, m.out, m.plain = told, next_id, number(), 0
+  m.free, m.clock, m.tick = m.out, math.max(m.clock, clock), now
+  for i = 1, m.out do
+    local id, attempt, n = arg(), arg(), arg()
+    call('HSET', out, id, attempt .. ' ' .. n .. ' ')
+    call('ZADD', free, id, id)
+  end
+  store()
+  return {'ok'}
+end
+
+-- (worker, epoch, seen, most, lease, runs, limit, record): a run begins, unless one has begun or ended meanwhile.
+function act.run()
+  local worker, epoch, seen, most, lease = arg(), arg(), arg(), number(), number()
+  local runs, limit, record = number(), number(), arg()
+  if m.epoch ~= epoch then return {'epoch'} end
+  local entries, wrong = news(seen, most)
+  if wrong then return {wrong, fmt('%.0f', m.seq)} end
+  if #entries > most then return behind(entries) end
+  tick()
+  renew(worker, lease)
+  local verdict = '0'
+  if m.runs == runs then
+    verdict = '1'
+    add(record)
+    m.limit, m.runs, m.ended = limit, m.runs + 1, 0
+  end
+  store()
+  return reply(worker, entries, nil, verdict, '')
+end
+
+-- (worker, epoch, record, final): a worker goes. The last one to go, or one that knows the end, says so in the log.
+function act.leave()
+  local worker, epoch, record, final = arg(), arg(), arg(), arg()
+  if m.epoch ~= epoch then return {'epoch'} end
+  tick()
+  call('ZREM', alive, worker)
+  call('HDEL', ops, worker)
+  if m.plain == 0 then hand_back(function(owner) return owner == worker end) end
+  if record ~= '' and m.ended == 0 and (final == '1' or call('ZCARD', alive) == 0) then
+    add(record)
+    m.ended, m.runs = 1, m.runs + 1
+  end
+  store()
+  return {'ok'}
+end
+
+-- (epoch, from, most): a part of the log.
+function act.page()
+  local epoch, seen, most = arg(), arg(), number()
+  if m.epoch ~= epoch then return {'epoch'} end
+  local entries, wrong = news(seen, most)
+  if wrong then return {wrong, fmt('%.0f', m.seq)} end
+  local records = {}
+  if #entries > most then entries[#entries] = nil end
+  for i, entry in ipairs(entries) do records[i] = entry[2][2] end
+  return {'ok', #entries > 0 and entries[#entries][1] or seen, records}
+end
+
+-- (owner, lease, dead owner, n, n x dead worker): the log for one owner.
+function act.lock(absent)
+  local owner, lease, dead = arg(), number(), arg()
+  local buried = {}
+  for i = 1, number() do buried[i] = arg() end
+  if absent then fresh('') else
+    if m.owner == dead then m.owner = '' end
+    if held() and m.owner ~= owner then return {'locked', m.owner} end
+    bury(buried)
+    local others = call('ZRANGEBYSCORE', alive, fmt('(%.0f', now), '+inf')
+    if #others > 0 then return {'busy', #others, others[1]} end
+    local wrong = whole()
+    if wrong then return {wrong, fmt('%.0f', m.seq)} end
+  end
+  m.owner, m['until'] = owner, now + lease
+  store()
+  return {'ok', m.epoch, m.seq, m.last}
+end
+
+-- (owner, lease)
+function act.hold()
+  local owner, lease = arg(), number()
+  if m.owner ~= owner then return {'gone'} end
+  tick()
+  m['until'] = now + lease
+  store()
+  return {'ok', now, m.clock}
+end
+
+-- (owner)
+function act.unlock()
+  if m.owner ~= arg() then return {'ok'} end
+  m.owner, m['until'] = '', 0
+  if m.seq == 0 then call('DEL', meta, log, out, free, alive, ops) else store() end
+  return {'ok'}
+end
+
+-- (owner, lease, turn, epoch, new epoch, last, n, n x record): an owner adds a batch; with a new epoch, in place of all there is.
+function act.append()
+  local owner, lease, turn, epoch, new, last = arg(), number(), arg(), arg(), arg(), arg()
+  if m.owner ~= owner then return {'gone'} end
+  if call('HGET', ops, owner) == turn then return {'ok', m.last} end
+  if m.epoch ~= epoch then return {'epoch'} end
+  if m.last ~= last or (m.seq > 0 and #call('XRANGE', log, last, last) == 0) then return {'lost', fmt('%.0f', m.seq)} end
+  if new ~= '' then
+    fresh(new)
+    m.owner = owner
+  end
+  tick()
+  m['until'], m.plain = now + lease, 1
+  for i = 1, number() do add(arg()) end
+  call('DEL', ops)
+  call('HSET', ops, owner, turn)
+  store()
+  return {'ok', m.last}
+end
+
+local name = ARGV[1]
+local wrong = load()
+if wrong == 'empty' and (name == 'create' or name == 'lock') then return act[name](true) end
+if wrong then return {wrong, m.layout or ''} end
+return act[name]()

@@ -1,0 +1,401 @@
+"""A log on a Redis or Valkey server, for one owner at a time; and what that has in common with a log of many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import logging
+import math
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Literal, NoReturn, Self, TypeVar
+
+import orjson
+
+from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, CheckpointVersionError, LeaseLost, StorageError
+from asynchopper.storage import Entry, Resume, SharedStorage, check_presence
+from asynchopper_backends.redis_address import Options, parse
+from asynchopper_backends.redis_beat import Beat
+from asynchopper_backends.redis_link import Command, Link
+from asynchopper_backends.redis_server import Server, had, warn_if_open
+
+T = TypeVar("T")
+
+_log = logging.getLogger("asynchopper")
+
+_PAGE = 1000  # records that are read at once
+_LOSSES = (b"empty", b"lost", b"torn", b"epoch")
+_SETTLED_S = 5.0  # a loss on one of many servers is believed after this time
+_GOODBYE_S = 3.0  # what letting go may take when the server does not answer
+
+
+class RedisLog(SharedStorage):
+    """A search on a server: the plain log."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease: float | None = None,
+        patience: float | None = None,
+        durability: str | None = None,
+        replicas: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """`url` may say these words as well: `redis://host:port/db?search=name&lease=30&durability=always`.
+
+        `lease` and `patience` are in seconds. Raises `UsageError` for what cannot be meant.
+        """
+        self.address, self.name, said, self.location = parse(url)
+        given = {"lease_s": lease, "patience_s": patience, "durability": durability, "replicas": replicas}
+        given["workers"] = workers
+        words: dict[str, Any] = {k: v if v is not None else getattr(said, k) for k, v in given.items()}
+        self.options = Options(**words)
+        if self.options != said:
+            self.location = parse(_with(url, self.options))[3]
+        self.shared = self.options.workers is None
+        self.server: Server | None = None
+        self._state: Literal["closed", "owner", "reader", "worker"] = "closed"
+        self._link: Link | None = None
+        self._beat: Beat | None = None
+        self._also: tuple[Command, ...] = ()
+        self._epoch, self._last, self._seq = b"", b"", 0
+        self._me = b""
+        self._turns = itertools.count(1)
+        self._replace = self._was_read = False
+        self._under_way: asyncio.Task[Any] | None = None
+        self._wrong: StorageError | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        return cls(url)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.location!r}, {self._state})"
+
+    def describe(self) -> str:
+        if self.server is None:
+            return self.location
+        version = ".".join(map(str, self.server.version))
+        asked = f"; each commit waits: {self.options.durability}" if self._also else ""
+        return f"{self.location} ({self.server.product} {version}: {self.server.survives()}{asked})"
+
+    # -- the port
+
+    async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
+        await self._carefully(self._open(resume, overwrite, readonly))
+
+    async def _open(self, resume: Resume, overwrite: bool, readonly: bool) -> None:
+        link, seen = await self._look()
+        check_presence(seen.seq > 0, self.location, resume, overwrite, readonly)
+        if readonly:
+            self._epoch, self._state = seen.epoch, "reader"
+            return
+        self._me = _label()
+        lease_ms = round(self.options.lease_s * 1000)
+        words = (b"lock", self._me, lease_ms, seen.dead_owner, len(seen.dead), *seen.dead)
+        reply = (await link.call(*words))[0]
+        if reply[0] != b"ok":
+            self._refuse(reply)
+        _, self._epoch, self._seq, self._last = reply
+        self._state = "owner"
+        check_presence(self._seq > 0, self.location, resume, overwrite, readonly)  # somebody may have been faster
+        self._replace = overwrite or not self._seq
+        self._start_beat((b"hold", self._me, lease_ms))
+
+    async def read(self) -> AsyncIterator[Sequence[Entry]]:
+        if self._state == "closed":
+            raise StorageError(f"{self.location} is not open")
+        if self._replace:
+            self._was_read = True
+            return
+        seen, number, link = b"", 0, self._connected()
+        while True:
+            reply = (await link.call(b"page", self._epoch, seen, _PAGE))[0]
+            if reply[0] != b"ok":
+                self._refuse(reply)
+            _, seen, records = reply
+            if int(seen.partition(b"-")[0] or 0) != number + len(records):
+                raise CheckpointCorrupted(
+                    f"{self.location}: records after {number} are missing; the server has lost them"
+                )
+            if records:
+                yield [Entry(number + i, data) for i, data in enumerate(records)]
+                number += len(records)
+            if len(records) < _PAGE:
+                break
+        if self._state != "reader":
+            self._last, self._seq, self._was_read = seen, number, True
+
+    async def append(self, records: Sequence[bytes]) -> None:
+        if self._wrong is not None:
+            raise self._wrong
+        if self._state != "owner":
+            raise StorageError(f"{self.location} is not open for writing")
+        if not self._was_read:
+            raise StorageError(f"{self.location} must be read to its end before anything is appended")
+        if records:
+            await self._wholly(functools.partial(self._append, list(records)))
+
+    async def _append(self, records: list[bytes]) -> None:
+        new = secrets.token_hex(8).encode() if self._replace else b""
+        words = (b"append", self._me, round(self.options.lease_s * 1000), next(self._turns))
+        reply = await self._committed(*words, self._epoch, new, self._last, len(records), *records)
+        if reply[0] != b"ok":
+            self._refuse(reply)
+        if new:
+            self._epoch, self._seq, self._replace = new, 0, False
+        self._last = reply[1]
+        self._seq += len(records)
+
+    async def close(self) -> None:
+        if self._state != "closed" or self._link is not None:
+            await _carried(self._close())
+
+    async def _close(self) -> None:
+        state, self._state = self._state, "closed"
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        await self._stop_beat()
+        link, self._link = self._link, None
+        if link is not None:
+            if state == "owner" or (state == "closed" and self._me):
+                with contextlib.suppress(StorageError):
+                    await link.call(b"unlock", self._me, patience_s=_GOODBYE_S)
+            await self._let_go(link, state)
+            await link.drop()
+        if self._me:
+            _open_here.discard(orjson.loads(self._me)["id"])
+        self._me, self._wrong, self._replace, self._was_read = b"", None, False, False
+        self._epoch, self._last, self._seq = b"", b"", 0
+
+    async def _let_go(self, link: Link, state: str) -> None:
+        """What is to be said besides, before the connection goes."""
+
+    # -- beneath
+
+    async def _carefully(self, opening: Coroutine[Any, Any, T]) -> T:
+        """Opens, or leaves nothing behind: neither a lock on the server nor a connection."""
+        if self._state != "closed":
+            opening.close()
+            raise StorageError(f"{self.location} is open already")
+        task = asyncio.ensure_future(opening)
+        try:
+            return await asyncio.shield(task)
+        except BaseException:
+            await _carried(self._undo(task))
+            raise
+
+    async def _undo(self, task: asyncio.Task[Any]) -> None:
+        """What a cancelled task had sent may be done after what is sent to undo it, so it gets a moment to hear of it."""
+        if not task.done():
+            await asyncio.wait([task], timeout=_GOODBYE_S)
+            task.cancel()
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        await self._close()
+
+    async def _look(self) -> tuple[Link, _Seen]:
+        """A fresh connection to a server that will do, and what is there."""
+        link = self._link = Link(self.address, self.name, self.location, self.options.patience_s)
+        await warn_if_open(self.address, self.location)
+        self.server = await Server.read(link)
+        self.server.check(self.location)
+        self._also = self.server.demanded(self.options, self.location)
+        reply = (await link.call(b"look"))[0]
+        if reply[0] == b"empty":
+            return link, _Seen(b"", 0, b"", ())
+        if reply[0] != b"ok":
+            self._refuse(reply)
+        _, epoch, seq, owner, there = reply
+        dead = tuple(worker for worker in there if _is_dead(worker))
+        return link, _Seen(epoch, seq, owner if _is_dead(owner) else b"-", dead)
+
+    async def _committed(self, *words: Any) -> Any:
+        """The script's reply, once what it wrote is as durable as it was asked to be."""
+        link, also = self._connected(), self._also
+        clock = asyncio.get_running_loop().time
+        began, lost = clock(), math.inf if self.address.kind in ("sentinel", "cluster") else -math.inf
+        while True:
+            within_s = also[0][-1] / 1000 if also else 0.0
+            reply, *waited = await link.call(*words, then=also, within_s=within_s)
+            if reply[0] in _LOSSES:
+                lost = min(lost, clock())
+            if reply[0] in _LOSSES and clock() - lost < min(_SETTLED_S, self.options.patience_s / 2):
+                await link.drop()  # a primary that is back from the dead, and about to be told that it is none any more
+                await asyncio.sleep(0.1)
+                continue
+            if reply[0] != b"ok" or all(had(r, w) for r, w in zip(waited, also, strict=True)):
+                return reply
+            if clock() - began > self.options.patience_s:
+                raise StorageError(
+                    f"{self.location}: durability={self.options.durability!r} was not reached in {clock() - began:.0f} s: "
+                    f"{also[0][0]} says {waited[0]!r}, and {also[0][1]} is needed. The last batch is in the server's memory"
+                )
+
+    async def _wholly(self, work: Any) -> Any:
+        """Does something that goes on when the caller is cancelled; the next one waits for it."""
+        while self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        if self._wrong is not None:
+            raise self._wrong
+        task = self._under_way = asyncio.get_running_loop().create_task(self._said(work), name="asynchopper-redis")
+        asyncio.tasks._unregister_task(task)  # who cancels every task there is does not mean what is being written
+        return await asyncio.shield(task)
+
+    async def _said(self, work: Any) -> Any:
+        try:
+            return await work()
+        except StorageError as e:
+            self._wrong = e
+            raise
+        finally:
+            self._under_way = None
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            raise StorageError(f"{self.location} is not open")
+        return self._link
+
+    def _start_beat(self, words: tuple[Any, ...]) -> None:
+        link = Link(self.address, self.name, self.location, self.options.patience_s)
+        self._beat = Beat(link, words, self.options.lease_s, self._beat_ended)
+
+    async def _stop_beat(self) -> None:
+        beat, self._beat = self._beat, None
+        if beat is not None:
+            await beat.stop()
+
+    def _beat_ended(self, word: bytes) -> None:
+        """The server no longer knows us; the next call will find out why."""
+
+    def _refuse(self, reply: Sequence[Any]) -> NoReturn:
+        """Raises what a word of the script means."""
+        word = reply[0]
+        here = self.location
+        if word == b"locked":
+            raise CheckpointLocked(
+                f"{here} is in use by {_who(reply[1])}; wait for it, stop it, or use another search name"
+            )
+        if word == b"busy":
+            others = f"{reply[1]} workers, one of them {_who(reply[2])}" if reply[1] > 1 else _who(reply[2])
+            raise CheckpointLocked(
+                f"{here} is in use by {others}; wait for the end, stop them, or use another search name"
+            )
+        if word == b"layout":
+            raise CheckpointVersionError(
+                f"{here} was made by a newer asynchopper (layout {reply[1].decode()}, known is 1); update this one"
+            )
+        if word == b"empty":
+            raise StorageError(
+                f"{here}: the search is gone from the server: its keys were deleted, or the server was flushed or restarted "
+                f"without its data. {self._known()}"
+            )
+        if word == b"epoch":
+            raise StorageError(f"{here}: somebody has replaced the search by another one. {self._known()}")
+        if word in (b"lost", b"torn"):
+            raise StorageError(
+                f"{here}: the server has lost results that it had confirmed: its log has {reply[1].decode() or 'no'} records "
+                f"now, and is not the one that was read here. A failover to a replica that lagged behind, a restart from an "
+                f"older copy, or a deleted key does that. {self._known()}"
+            )
+        if word == b"gone":
+            raise LeaseLost(
+                f"{here}: this process was not heard of for longer than its lease of {self.options.lease_s:g} s, and somebody "
+                f"else has the search now. {self._known()}"
+            )
+        raise StorageError(f"{here}: the server answers {word.decode(errors='replace')}")
+
+    def _known(self) -> str:
+        if not self._seq:
+            return "Nothing was read here yet"
+        return f"This process knows {self._seq} records; its search is whole in memory and can be saved to a file"
+
+
+class _Seen:
+    """What was there before anything was touched."""
+
+    def __init__(self, epoch: bytes, seq: int, dead_owner: bytes, dead: tuple[bytes, ...]) -> None:
+        self.epoch, self.seq, self.dead_owner, self.dead = epoch, seq, dead_owner, dead
+
+
+async def _carried(work: Coroutine[Any, Any, None]) -> None:
+    """Carries a closing step through, however often the caller is cancelled."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+def _with(url: str, options: Options) -> str:
+    """The URL with these options in place of its own."""
+    own = ("lease=", "patience=", "durability=", "replicas=", "workers=")
+    head, _, query = url.partition("?")
+    words = [w for w in query.split("&") if w and not w.startswith(own)]
+    return f"{head}?{'&'.join([*words, *(f'{k}={v}' for k, v in options.words().items())])}"
+
+
+# -- who has it
+
+
+_open_here: set[str] = set()
+
+
+def _label() -> bytes:
+    """This process, so that another one on this machine can tell that it is dead, and a person who it is."""
+    pid, id = os.getpid(), secrets.token_hex(4)
+    _open_here.add(id)
+    return orjson.dumps({"pid": pid, "host": socket.gethostname(), "home": _home(), "born": _born(pid), "id": id})
+
+
+def _who(label: bytes) -> str:
+    with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+        said = orjson.loads(label)
+        return f"process {said['pid']} on {said['host']}"
+    return "somebody"
+
+
+def _is_dead(label: bytes) -> bool:
+    """Whether this is a process of this very machine and namespace that has ended, or one of this process's own that was
+    closed while the server did not answer. Of others nobody can say."""
+    try:
+        said = orjson.loads(label)
+        if not said["home"] or said["home"] != _home():
+            return False
+        pid = int(said["pid"])
+        if _born(pid) != said["born"]:
+            return True
+        return pid == os.getpid() and said["id"] not in _open_here
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return False
+
+
+@functools.cache
+def _home() -> str:
+    """Says which processes can see each other: the boot, and the process namespace."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as f:
+            return f"{f.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _born(pid: int) -> str:
+    """When a process began, in ticks since the boot; empty where there is no such process, or it only waits to be buried."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            fields = f.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
