@@ -1,6 +1,6 @@
 """What kills, torn writes, full disks, signals, damage and malice do to the checkpoints of tuners, side by side.
 
-`python -m benchmarks.durability.peers [TIMES [TOOL...]]` needs pyhopper and optuna beside asynchopper, and leaves out whatever is not
+`python -m benchmarks.durability.peers [TIMES [TOOL...]]` needs pyhopper and optuna too, and leaves out whatever is not
 installed. It prints a table for people, in Markdown. Each cell says how often something went wrong, of how many times.
 """
 

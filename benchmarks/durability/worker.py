@@ -52,12 +52,13 @@ def asynchopper(what: str, path: str) -> list[float]:
 
 def pyhopper(what: str, path: str) -> list[float]:
     import pyhopper as ph
+    from pyhopper.utils import load_dict
 
     search = ph.Search(x=ph.float(0, 1))
     if what == "run":
         search.run(said, "maximize", steps=10**6, checkpoint_path=path, quiet=True)
-    else:
-        search.load(path)
+    else:  # its `load` refuses the checkpoint of any run that has not ended; its `run` reads it like this
+        search.history.load_state_dict(load_dict(path)["history"])
     return [float(f) for f in search.history.fs]
 
 

@@ -137,8 +137,16 @@ async def hangs(trial: ah.Trial) -> None:
         await asyncio.sleep(LONG_S)
 
 
+async def ticks() -> None:
+    """Left to itself, Python does not wake a loop that was about to sleep when a signal came."""
+    while True:
+        await asyncio.sleep(0.02)
+
+
 async def tune(search: ah.Search, **words: Any) -> None:
     name = WORDS.get("objective", "coroutine")
+    own = WORDS.get("handle_signals", True)
+    ticker = None if own else asyncio.ensure_future(ticks())
     watchers: list[Any] = [lambda trial: say("durable", trial.id, trial.attempt, trial.value)]
     if WORDS.get("hangs"):
         watchers.append(hangs)
@@ -149,12 +157,14 @@ async def tune(search: ah.Search, **words: Any) -> None:
         checkpoint_path=WORDS["path"],
         executor="process" if name in ("process", "spawning", "holding") else None,
         grace=WORDS.get("grace", 20.0),
-        handle_signals=WORDS.get("handle_signals", True),
+        handle_signals=own,
         timeout=WORDS.get("timeout"),
         callbacks=watchers,
         quiet=True,
         **words,
     )
+    if ticker is not None:
+        ticker.cancel()
     assert search.outcome is not None
     say("returned", search.outcome.reason, best is not None)
 
