@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import statistics
 import subprocess
 import sys
@@ -67,7 +69,7 @@ def measure(rounds: int, quick: bool) -> list[Row]:
                     "ours64": lambda w=workers: rate(server, "ours", w, 16000 // scale, 64),
                     "bare": lambda w=workers: rate(server, "bare", w, 4000 // scale),
                     "pair": lambda w=workers: rate(server, "pair", w, 4000 // scale),
-                    "optuna": lambda w=workers: rate(server, "optuna", w, 240 // (scale // 2 or 1)),
+                    "optuna": lambda w=workers: rate(server, "optuna", w, 480 // (scale // 2 or 1)),
                 },
                 rounds,
             )
@@ -129,39 +131,41 @@ def join(server: Server, name: str) -> float:
 
 
 def durability(home: Path, quick: bool) -> list[tuple[str, float, float]]:
-    """Results a second at each level, with 1 and with 64 slots."""
-    found = []
-    for level, settings in (
-        ("memory", {}),
-        ("everysec", {"appendonly": "yes"}),
-        ("always", {"appendonly": "yes", "appendfsync": "always"}),
-    ):
-        with Server(home / level, **settings) as server:
-            found.append((level, *_rates(server, level, quick)))
-    with (
-        Server(home / "primary", repl_diskless_sync_delay=0) as server,
-        Server(home / "replica", replicaof=["127.0.0.1", str(server.port)], repl_diskless_sync_delay=0),
-    ):
-        with server.client() as client:
+    """Results a second at each level, with 1 and with 64 slots; the levels take turns."""
+    aof = {"appendonly": "yes"}
+    with contextlib.ExitStack() as stack:
+        servers = {
+            "memory": stack.enter_context(Server(home / "memory")),
+            "everysec": stack.enter_context(Server(home / "everysec", **aof)),
+            "always": stack.enter_context(Server(home / "always", **aof, appendfsync="always")),
+            "replicated": stack.enter_context(Server(home / "primary", repl_diskless_sync_delay=0)),
+        }
+        primary = servers["replicated"]
+        stack.enter_context(
+            Server(home / "replica", replicaof=["127.0.0.1", str(primary.port)], repl_diskless_sync_delay=0)
+        )
+        with primary.client() as client:
             while client.info("replication").get("connected_slaves") != 1:
                 time.sleep(0.01)
             client.set("x", 1)
             client.wait(1, 20_000)
-        found.append(("replicated", *_rates(server, "replicated", quick)))
-    return found
+        measures = {
+            f"{level} {concurrency}": lambda level=level, c=concurrency: _rate(servers[level], level, c, quick)
+            for level in servers
+            for concurrency in (1, 64)
+        }
+        taken = {name: statistics.median(rates) for name, rates in take_turns(measures, 3).items()}
+    return [(level, taken[f"{level} 1"], taken[f"{level} 64"]) for level in servers]
 
 
-def _rates(server: Server, level: str, quick: bool) -> tuple[float, float]:
-    rates = []
-    for concurrency, steps in ((1, 1000), (64, 8000)):
-        steps //= 10 if quick else 1
-        taken = []
-        for i in range(3):
-            began = time.perf_counter()
-            asyncio.run(_run(server.url(f"{level}-{concurrency}-{i}", durability=level), steps, concurrency))
-            taken.append(steps / (time.perf_counter() - began))
-        rates.append(statistics.median(taken))
-    return rates[0], rates[1]
+_names = (f"run-{n}" for n in itertools.count())
+
+
+def _rate(server: Server, level: str, concurrency: int, quick: bool) -> float:
+    steps = (1000 if concurrency == 1 else 8000) // (10 if quick else 1)
+    began = time.perf_counter()
+    asyncio.run(_run(server.url(next(_names), durability=level), steps, concurrency))
+    return steps / (time.perf_counter() - began)
 
 
 def figures(quick: bool) -> dict[str, Any]:
