@@ -1,4 +1,7 @@
-"""What a network and a server can do to a worker, on real ones. A blip costs nothing; a loss is said aloud."""
+"""What a network and a server can do to a worker, on real ones. A blip costs nothing; a loss is said aloud.
+
+With `ASYNCHOPPER_LONG=1` in the environment each blip lasts 30 seconds, and lease and patience are the usual ones.
+"""
 
 from __future__ import annotations
 
