@@ -16,7 +16,7 @@ from asynchopper_backends import lines
 
 import asynchopper as ah
 from asynchopper.errors import StorageError
-from asynchopper.journal import _fold_portion
+from asynchopper.journal import fold_portion
 from asynchopper.records import encode, frame
 from asynchopper.space import Space
 from asynchopper.state import State
@@ -102,7 +102,7 @@ def _salvaged(fd: int, entries: list[Entry]) -> None:
 def _folded(entries: list[Entry], space: Space) -> None:
     state = State(space)
     try:
-        _fold_portion(entries, state, "fuzzed")
+        fold_portion(entries, state, "fuzzed")
     except StorageError:
         return
     for row in range(state.told):
