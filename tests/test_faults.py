@@ -126,12 +126,12 @@ async def test_a_short_write_at_each_of_the_first_60_calls_changes_nothing(tmp_p
 async def test_a_disk_with_little_room(tmp_path: Path) -> None:
     """Every room from nothing to four pages, in steps smaller than a record."""
     ended = 0
-    for room in range(0, 4 * 4096, 131):
+    for room in range(0, 4 * 4096, 197):
         _, search = await broken(tmp_path, lambda root, room=room: Room(root, room), f"room{room}")  # type: ignore[misc]  # binds `room`
         if (said := failure(search)) is not None:
             ended += 1
             assert "No space left on device (ENOSPC)" in str(said)
-    assert 10 < ended < 4 * 4096 // 131, "the rooms do not reach from too little to enough"
+    assert 10 < ended < 4 * 4096 // 197, "the rooms do not reach from too little to enough"
 
 
 async def test_after_a_failed_write_nothing_is_written_any_more(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ async def run(path, aside, fault, undo, said):
 def limits(place):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     ended = 0
-    rooms = range(0, 4 * 4096, 331)
+    rooms = range(0, 4 * 4096, 499)
     for room in rooms:
         ended += asyncio.run(run(
             place / str(room) / "run.ckpt", place / f"{room} aside",
