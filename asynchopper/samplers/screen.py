@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,7 +113,7 @@ class Screen:
         through a cycle, so that candidates that are out together differ."""
         state = view.state
         model = self._model(state)
-        made = self._candidates(view.temperature, rng)
+        made = self.candidates(self.tuning.candidates, view.temperature, rng)
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(state))
         betas = self.tuning.betas
         beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
@@ -144,10 +145,10 @@ class Screen:
                 codes[off, column - self.latent.d] = -1
         return out
 
-    def _candidates(self, temperature: float, rng: Generator) -> Candidates:
-        memory, latent, t = self.memory, self.latent, self.tuning
+    def candidates(self, counts: Sequence[int], temperature: float, rng: Generator) -> Candidates:
+        """So many candidates from each move, and from the whole space, in this order."""
+        memory, latent = self.memory, self.latent
         d, n, elites = latent.d, max(1, latent.n), memory.elites
-        counts = t.candidates
         m = sum(counts)
         kind = np.repeat(np.arange(len(counts)), counts)
         few = min(len(elites), 10)
