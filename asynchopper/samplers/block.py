@@ -61,37 +61,36 @@ class Blocks:
             odds[CMA] = 0.0
         made = self.screen.candidates([*rng.multinomial(size, odds / odds.sum()).tolist(), 0], warmth, rng)
         far = memory.elites[min(len(memory.elites) - 1, memory.tuning.cma_parent)].row
-        values, steps = self._values(space, made), made.steps.tolist()
-        moves, parents, key = made.moves, made.parents, space.key
-        block: list[Keyed | None] = []
-        for i in rng.permutation(size).tolist():
-            parent, move = parents[i], moves[i]
-            if values[i] == parent.values:
+        values, key, block = self._values(space, made), space.key, list[Keyed | None]()
+        for new, parent, move, step in zip(values, made.parents, made.moves, _short(made.steps), strict=True):
+            if new == parent.values:
                 block.append(None)
-                continue
-            note = [move, float(f"{steps[i]:.4g}"), far if move == CMA else parent.row]
-            block.append((key(values[i]), Proposal(values[i], "local", note)))
-        return block
+            else:
+                note = [move, step, far if move == CMA else parent.row]
+                block.append((key(new), Proposal(new, "local", note)))
+        return [block[i] for i in rng.permutation(size).tolist()]
 
     def _values(self, space: Space, made: Candidates) -> list[tuple[Any, ...]]:
         """The candidates; what did not move is its parent's to the last digit."""
-        latent, parents = self.memory.latent, made.parents
-        columns: list[list[Any]] = [[]] * space.n
-        moved: Vector = made.z != np.array([p.vector for p in parents]).reshape(made.z.shape)
+        latent, elites = self.memory.latent, self.memory.elites[: int(made.chosen.max()) + 1]
+        columns: list[list[Any] | None] = [None] * space.n
+        moved = made.z != np.array([e.vector for e in elites])[made.chosen]
         for k, i in enumerate(latent.scalars):
             array, z = self._columns[k], made.z[:, k]
             if array is None:
-                n = space.leaves[i].param.cardinality
-                fresh = np.minimum((z * n).astype(np.int64), int(n) - 1).tolist()
+                n = int(space.leaves[i].param.cardinality)
+                fresh = np.minimum((z * n).astype(np.int64), n - 1)
             else:
-                fresh = array_at(array, z).tolist()
-            columns[i] = [
-                new if m else p.values[i] for new, m, p in zip(fresh, moved[:, k].tolist(), parents, strict=True)
-            ]
+                fresh = array_at(array, z)
+            columns[i] = np.where(moved[:, k], fresh, np.array([e.values[i] for e in elites])[made.chosen]).tolist()
         for k, i in enumerate(latent.options):
             columns[i] = made.codes[:, k].tolist()
-        fixed = parents[0].values
-        for i in range(space.n):
-            if not columns[i]:
-                columns[i] = [fixed[i]] * len(parents)
-        return list(zip(*columns, strict=True))
+        rest = elites[0].values
+        filled = [[rest[i]] * len(made.z) if column is None else column for i, column in enumerate(columns)]
+        return list(zip(*filled, strict=True))
+
+
+def _short(steps: Vector) -> list[float]:
+    """To four digits: no more are logged."""
+    power = 10.0 ** (3 - np.floor(np.log10(np.maximum(steps, 1e-12))))
+    return list((np.rint(steps * power) / power).tolist())

@@ -68,6 +68,8 @@ class Memory:
         self.learnt = 0
         self.spent = 0.0
         """Seconds that all evaluations took together."""
+        self.due = 1
+        """How many trials have to be finished for `catch_up` to do anything."""
         self.swift = False
         """Whether results are so many and come so quickly that candidates are made by the block."""
         self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
@@ -106,9 +108,12 @@ class Memory:
             if self.swift and full > end:
                 return
             self._take_in(state, min(full, end))
+            self.due = self.rows + 1
             if self.rows == full:  # looked at only here, so that it is a fold as well
                 pace = (elapsed[full - 1] - elapsed[full - size]) / size
                 self.swift = self._blocks and full >= t.block_after and 0.0 < pace < t.block_pace
+                if self.swift:
+                    self.due = full + t.granule(full)
 
     def _take_in(self, state: State, end: int) -> None:
         table, sign, notes, losses = state.table, self.sign, state.table.notes, self._losses

@@ -52,10 +52,11 @@ class PortfolioSampler:
     def _recall(self, state: State) -> Memory:
         """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
         memory = self._memory
-        if memory is None or self._state is None or self._state() is not state or memory.rows > len(state.table):
+        told = len(state.table.ids)
+        if memory is None or self._state is None or self._state() is not state or memory.rows > told:
             memory = self._memory = Memory(state, self._tuning)
             self._state = ref(state)
-        if memory.rows < len(state.table):
+        if told >= memory.due:
             memory.catch_up(state)
         return memory
 

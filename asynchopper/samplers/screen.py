@@ -27,6 +27,8 @@ class Candidates(NamedTuple):
     z: Vector
     codes: Codes
     parents: list[Elite]
+    chosen: Codes
+    """The ranks of the parents."""
     moves: list[int]
     steps: Vector
     order: list[int]
@@ -171,7 +173,7 @@ class Screen:
             rows = kind == DIFFERENCE
             if k := counts[DIFFERENCE]:
                 pool = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
-                vectors, _ = self._points(elites[:pool])
+                vectors = np.array([e.vector for e in elites[:pool]])
                 force = rng.uniform(0.2, 1.0, (k, 1))
                 move_to = z[rows] + force * (vectors[rng.integers(pool, size=k)] - vectors[rng.integers(pool, size=k)])
                 move_to += np.where(rng.random((k, 1)) < 0.3, force * (vectors[0] - z[rows]), 0.0)
@@ -183,7 +185,7 @@ class Screen:
                 z[rows] += np.where(rng.random((k, d)) < temperature, jump, 0.0)
             rows = kind == CMA
             if counts[CMA] and memory.distribution is not None:
-                z[rows] = np.array([memory.distribution.sample(e) for e in noise[rows]])
+                z[rows] = memory.distribution.samples(noise[rows])
             rows = kind == CMA + 1
             z[rows] = rng.random((counts[CMA + 1], d))
             z = latent.reflect(z)
@@ -204,7 +206,7 @@ class Screen:
         if self.features.parents:
             z[self._inactive(z, codes)] = 0.5
         parents = [elites[i] for i in chosen.tolist()]
-        return Candidates(z, codes, parents, np.minimum(kind, CMA).tolist(), steps, [])
+        return Candidates(z, codes, parents, chosen, np.minimum(kind, CMA).tolist(), steps, [])
 
     def _activate(self, z: Vector, codes: Codes, before: Codes, elites: list[Elite], rng: Generator) -> Vector:
         """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random."""
