@@ -24,6 +24,7 @@ class PortfolioSampler:
     def __init__(self, tuning: Tuning | None = None) -> None:
         self._tuning = tuning or Tuning()
         self._state: ref[State] | None = None
+        self._rewound = 0
         self._memory: Memory | None = None
         self._screen: Screen | None = None
 
@@ -41,9 +42,9 @@ class PortfolioSampler:
     def _recall(self, state: State) -> Memory:
         """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
         memory = self._memory
-        if memory is None or self._state is None or self._state() is not state or memory.rows > len(state.table):
+        if memory is None or self._state is None or self._state() is not state or self._rewound != state.rewound:
             memory = self._memory = Memory(state, self._tuning)
-            self._state = ref(state)
+            self._state, self._rewound = ref(state), state.rewound
         if memory.rows < len(state.table):
             memory.catch_up(state)
         return memory

@@ -219,6 +219,10 @@ class RedisLog(SharedStorage):
     async def _committed(self, *words: Any) -> Any:
         """The script's reply, once what it wrote is as durable as it was asked to be."""
         link, also = self._connected(), self._also
+        if not also:
+            reply = (await link.call(*words))[0]
+            if reply[0] not in _LOSSES:
+                return reply
         clock = asyncio.get_running_loop().time
         began, lost = clock(), math.inf if self.address.kind in ("sentinel", "cluster") else -math.inf
         while True:
