@@ -74,7 +74,7 @@ local function news(seen, most)
     if at_end[1] ~= seen or torn() then return nil, 'torn' end
     return {}
   end
-  local entries = call('XRANGE', log, seen == '' and '-' or seen, '+', 'COUNT', most + 2)
+  local entries = call('XRANGE', log, seen == '' and '-' or seen, '+', 'COUNT', most + (seen == '' and 1 or 2))
   if seen ~= '' then
     local first = table.remove(entries, 1)
     if not first or first[1] ~= seen then return nil, 'lost' end
