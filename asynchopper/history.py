@@ -99,9 +99,10 @@ class Table:
             *self.columns,
         ):
             del column[n:]
+        sparse: dict[int, Any]
         for sparse in (self.estimates, self.costs, self.errors, self.notes, self.foreign):
-            for row in [r for r in sparse if r >= n]:
-                del sparse[row]
+            while sparse and next(reversed(sparse)) >= n:  # they are filled in the order of rows
+                sparse.popitem()
 
     def row(self, i: int) -> Values:
         """The candidate of row `i`."""

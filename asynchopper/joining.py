@@ -49,7 +49,7 @@ async def joined(
     assert header is not None
     await prepared(state, opening, seed, storage.location)
     proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed, lane=here.number)
-    journal = SharedJournal(state, storage, dedupe=opening.duplicates != "allow")
+    journal = SharedJournal(state, storage, dedupe=opening.duplicates != "allow", others=here.others > 0)
     ledger = SharedLedger(journal, proposer, opening.budget, opening.pruner, here)
     ledger.dry = nothing_to_do
     return ledger

@@ -7,6 +7,7 @@ next. So writes are grouped by nature, and there is no background task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -52,6 +53,7 @@ class Journal:
         self.commits = 0
         self._batch = _Batch()
         self._writing: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._broken: AsynchopperError | None = None
         state.keep_undo(storage is not None)
         self._durable = state.mark()
@@ -88,7 +90,9 @@ class Journal:
                 raise self._broken
             if self._writing is None or self._writing.done():
                 self._writing = _beyond_reach(self._write())
-            await asyncio.shield(self._writing)
+            waiter = asyncio.get_running_loop().create_future()  # a shield would take the loop one turn more
+            self._waiting.append(waiter)
+            await waiter
         if batch.error is not None:
             raise batch.error
 
@@ -124,8 +128,15 @@ class Journal:
             self.head = Head(upto.rows, upto.best_row)
             self.commits += 1
         finally:
-            batch.written = True
-            self._writing = None
+            self._over(batch)
+
+    def _over(self, batch: _Batch) -> None:
+        batch.written, self._writing = True, None
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                with contextlib.suppress(RuntimeError):  # the loop has closed
+                    waiter.set_result(None)
 
     def _encode(self, facts: Sequence[Fact]) -> list[bytes]:
         try:
@@ -149,7 +160,7 @@ async def aside(fn: Callable[..., T], *args: Any) -> T:
 def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task that whoever cancels all tasks, as `asyncio.run` does at its end, does not find: a write is carried through.
 
-    Those who wait for it shield it, so nobody else cancels it either.
+    Those who wait for it do so for a future of their own, or shield it, so nobody else cancels it either.
     """
     task = asyncio.get_running_loop().create_task(write, name="asynchopper-commit")
     asyncio.tasks._unregister_task(task)

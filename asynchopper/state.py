@@ -141,6 +141,8 @@ class State:
         self.initial_asked = False
         self.pruner: PrunerSaw | None = None
         self.pruner_row = 0
+        self.rewound = 0
+        """How often rows were taken back: what somebody has learnt of them is then not so."""
         self._undo: list[tuple[Pending | None, int | None, int | None]] | None = None
 
     def __repr__(self) -> str:
@@ -254,7 +256,9 @@ class State:
 
     def rollback(self, mark: Mark) -> None:
         assert self._undo is not None, "keep_undo(True) comes before mark()"
-        self.table.truncate(mark.rows)
+        if mark.rows < len(self.table):
+            self.rewound += 1
+            self.table.truncate(mark.rows)
         while len(self._undo) > mark.undo:
             before, asked_id, key = self._undo.pop()
             if asked_id is not None:
