@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 Measure = Callable[[], float]
 
 
@@ -78,6 +80,13 @@ def table(rows: list[Row]) -> str:
     head = ["what", "against", "ours", "theirs", "ratio: median (spread)", "aim", "held"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(r.cells()) + " |" for r in rows)])
+
+
+def put_into_page(part: str, text: str) -> None:
+    """Replaces what stands between the marks of one part of the page."""
+    begin, end = f"<!-- {part} begin -->", f"<!-- {part} end -->"
+    before, rest = PAGE.read_text("utf-8").split(begin)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}", "utf-8")
 
 
 def machine() -> str:
