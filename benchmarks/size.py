@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from asynchopper.samplers import RandomSampler
+from asynchopper.samplers import RandomSampler, Sampler
 from benchmarks.bench import Row, installed, row, take_turns
 from benchmarks.tuners import (
     in_loop,
@@ -40,7 +41,7 @@ def measure(rounds: int, quick: bool = False) -> list[Row]:
             rows.append(journal(folder, min(rounds, 3), 20_000 // scale))
     finally:
         shutil.rmtree(folder)
-    return [*rows, *finished(min(rounds, 3), 20_000 // scale), *startup(rounds)]
+    return [*rows, *finished(min(rounds, 2), 50_000 // scale), *startup(rounds)]
 
 
 # -- loading
@@ -127,34 +128,33 @@ def _memory(load: Callable[[], Any]) -> tuple[float, float]:
 
 
 def finished(rounds: int, n: int) -> list[Row]:
-    """Bytes in memory that a finished trial of five scalars takes."""
-
-    def mine(**words: Any) -> Callable[[], float]:
-        return lambda: _each(lambda trials: in_loop(ours(trials, 100, **words)), n)
-
-    measures: dict[str, Callable[[], float]] = {
-        "default sampler": mine(),
-        "random sampler": mine(sampler=RandomSampler()),
-    }
+    """Bytes in memory that a finished trial of five scalars takes, in a search of `n`."""
     few = n // 10
+    measures: dict[str, Callable[[], float]] = {
+        "default sampler": lambda: _each(_finished, n),
+        "random sampler": lambda: _each(lambda trials: _finished(trials, RandomSampler()), n),
+    }
     if installed("pyhopper"):
         measures["PyHopper"] = lambda: _each(pyhopper_run, few)
     if installed("optuna"):
         measures["Optuna"] = lambda: _each(_optuna, few)
     got = take_turns(measures, rounds)
-    names = ("default sampler", "random sampler")
-    what = "memory a finished trial"
-    rows = [row(f"{what}, {name}", got[name], "150 B", [150.0] * rounds, "B", at_most=1) for name in names]
-    mine_now = got["default sampler"]
-    return rows + [row(what, mine_now, name, got[name], "B") for name in measures if name not in names]
+    what, own = f"memory a finished trial, of {n:,}", ("default sampler", "random sampler")
+    rows = [row(f"{what}, {name}", got[name], "150 B", [150.0] * rounds, "B", at_most=1) for name in own]
+    rows += [row(what, got[own[0]], f"{name}, of {few:,}", got[name], "B") for name in measures if name not in own]
+    return rows
+
+
+def _finished(trials: int, sampler: Sampler | None = None) -> Any:
+    return in_loop(ours(trials, 100, sampler=sampler))
 
 
 def _each(make: Callable[[int], object], n: int) -> float:
-    """Bytes that each of the second `n` trials adds."""
-    make(100)  # what is imported and cached on first use is no trial's
+    """Bytes of each trial beyond the first 500, with which whatever is made once is made."""
+    make(500)
     tracemalloc.start()
     try:
-        return (_held(make, 2 * n) - _held(make, n)) / n
+        return (_held(make, n) - _held(make, 500)) / (n - 500)
     finally:
         tracemalloc.stop()
 
@@ -179,28 +179,26 @@ def _optuna(trials: int) -> Any:
 
 
 def startup(rounds: int) -> list[Row]:
-    """Import time over that of an empty interpreter, of the name and of what a first search needs."""
+    """Processor time of an import beyond that of an empty interpreter: of the name, and of what a first search needs."""
 
     def over(statement: str) -> Callable[[], float]:
         return lambda: _start(statement) - _start("pass")
 
     first = "from asynchopper import Search"
-    measures = {"ours": over("import asynchopper"), "search": over(first), "numpy": over("import numpy")}
-    if installed("pyhopper"):
-        measures["pyhopper"] = over("import pyhopper")
-    if installed("optuna"):
-        measures["optuna"] = over("import optuna")
-    got = take_turns(measures, max(rounds, 7))
+    measures = {"ours": over("import asynchopper"), "search": over(first), "import numpy": over("import numpy")}
+    peers = [f"import {name}" for name in ("pyhopper", "optuna") if installed(name)]
+    got = take_turns(measures | {name: over(name) for name in peers}, max(rounds, 7))
     rows = []
-    for name in ("pyhopper", "optuna"):
-        if name in got:
-            aim = 0.6 if name == "pyhopper" else None
-            rows.append(row("import asynchopper", got["ours"], f"import {name}", got[name], "ms", at_most=aim))
-            rows.append(row(first, got["search"], f"import {name}", got[name], "ms"))
-    return [*rows, row(first, got["search"], "import numpy", got["numpy"], "ms")]
+    for name in peers:
+        aim = 0.6 if name == "import pyhopper" else None
+        rows.append(row("import asynchopper", got["ours"], name, got[name], "ms", at_most=aim))
+        rows.append(row(first, got["search"], name, got[name], "ms"))
+    return [*rows, row(first, got["search"], "import numpy", got["import numpy"], "ms")]
 
 
 def _start(statement: str) -> float:
-    words = [sys.executable, "-c", statement]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    return _ms(lambda: subprocess.run(words, check=True, env=env))
+    subprocess.run([sys.executable, "-c", statement], check=True, env=env)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e3
