@@ -80,11 +80,34 @@ def grown(name: str, words: dict[str, Any], many: int, blocks: int) -> list[Row]
             gc.collect(0)
             for call, us in _block(ledger).items():
                 taken[call][which].append(us)
-    return [
+    rows = [
         row(f"{name}: {what}, at {many:,} trials", few_and_many[1], "at 100", few_and_many[0], "us", at_most=1.1)
         for call, what in _CALLS.items()
         if (few_and_many := taken[call])[0]
     ]
+    if words.get("duplicates") is None and "random" not in name and name != "seeding":
+        what = f"{name}: candidates drawn for one that is new, at {many:,} trials"
+        rows.append(row(what, [_draws(large)], "at 100", [_draws(search(_FEW))], ""))
+    return rows
+
+
+def _draws(ledger: Ledger) -> float:
+    """How many candidates are made for each that is asked: those that were asked before are drawn again. It is a count."""
+    space, keys = ledger.state.space, 0
+    known, n = space.key, 5 * _BLOCK
+
+    def counted(values: Any) -> int:
+        nonlocal keys
+        keys += 1
+        return known(values)
+
+    space.key = counted  # type: ignore[method-assign]  # each candidate that is made is looked up once
+    try:
+        for _ in range(n):
+            turn(ledger, score)
+    finally:
+        del space.key  # type: ignore[method-assign]
+    return keys / n
 
 
 def _block(ledger: Ledger) -> dict[str, float]:
