@@ -1,21 +1,36 @@
-"""Results per second that are on the disk, beside a bare write and sync of the same bytes."""
+"""Results that are on the disk: time beside a bare write and sync of the same bytes, and beside others; bytes written."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
-import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from asynchopper.records import bare as unframed
 from benchmarks.bench import Row, installed, row, take_turns
-from benchmarks.tuners import in_loop, optuna_study, optuna_value, our_search, ours, pyhopper_run, rate, value
+from benchmarks.tuners import (
+    in_loop,
+    optuna_journal,
+    optuna_value,
+    our_search,
+    ours,
+    pyhopper_run,
+    pyhopper_search,
+    trivial,
+    value,
+)
+
+_STEPS = 500  # more than a search has that the default sampler thinks about for milliseconds a candidate
 
 
 def measure(rounds: int, quick: bool = False) -> list[Row]:
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=Path.cwd()))
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=Path.cwd()))  # where the code is: /tmp may be memory
     try:
         return _measure(folder, rounds, quick)
     finally:
@@ -23,71 +38,64 @@ def measure(rounds: int, quick: bool = False) -> list[Row]:
 
 
 def _measure(folder: Path, rounds: int, quick: bool) -> list[Row]:
-    n = 500 if quick else 1_000
+    n = _STEPS
     grown = 1_000 if quick else 10_000
     start = folder / "grown.ckpt"
     in_loop(ours(grown, 64, checkpoint_path=start))
-    size = start.stat().st_size
-    record = size / grown
-
-    def run(concurrency: int) -> float:
-        copy = folder / "run.ckpt"
-        shutil.copy(start, copy)
-        return rate(n, lambda: in_loop(_continue(copy, n, concurrency)))
-
-    measures: dict[str, Any] = {
-        "1": lambda: run(1),
-        "64": lambda: run(64),
-        "100": lambda: run(100),
-        "bare": lambda: bare(folder, n, round(record)),
-    }
-    got = take_turns(measures, rounds)
-    seconds = {k: [1e6 / x for x in v] for k, v in got.items()}
+    lines = start.read_bytes().splitlines()
+    record = sum(map(len, lines)) / grown
+    measures: dict[str, Callable[[], float]] = {"bare": lambda: bare(folder, n, round(record))}
+    for c in (1, 100):
+        measures[f"{c}"] = lambda c=c: _continued(folder, start, n, c)
+        if installed("uvloop"):
+            measures[f"{c} on uvloop"] = lambda c=c: _continued(folder, start, n, c, uvloop=True)
+    peers: dict[str, tuple[Callable[[], float], int]] = {}
+    if installed("pyhopper"):
+        peers["PyHopper"] = _pyhopper(folder, grown, 5), 5
+    if installed("optuna"):
+        peers["Optuna's journal"] = _optuna(folder, grown, 20), 20
+    got = take_turns(measures | {name: work for name, (work, _) in peers.items()}, rounds)
     at = f"at {grown:,} results"
+    bound = {"1": 1.5, "100": 0.08, "PyHopper": 1 / 500, "Optuna's journal": 1 / 10}
     rows = [
         row(
-            "durable results/s, file, concurrency 1",
-            got["1"],
-            "bare append + fdatasync",
+            f"time a durable result, file, {c} in flight, {at}",
+            got[c],
+            "bare append + fdatasync, one by one",
             got["bare"],
-            "/s",
-            at_least=0.5,
-        ),
-        row(
-            "durable results/s, file, concurrency 64",
-            got["64"],
-            "bare append + fdatasync",
-            got["bare"],
-            "/s",
-            at_least=1,
-        ),
-        row(
-            f"time a durable result, one at a time, {at}", seconds["1"], "bare loop", seconds["bare"], "us", at_most=1.5
-        ),
-        row(
-            f"time a durable result, 100 in flight, {at}",
-            seconds["100"],
-            "bare loop",
-            seconds["bare"],
             "us",
-            at_most=0.08,
-        ),
-        flat(folder, rounds, grown),
-        row(f"bytes written a result, {at}", [record], "its records", [_records(start) / grown], "B", at_most=1.3),
+            at_most=bound[c],
+            uvloop=got.get(f"{c} on uvloop"),
+        )
+        for c in ("1", "100")
     ]
-    return rows + peers(folder, got["1"], grown, quick)
+    rows += [
+        row(f"time a durable result, file, 1 in flight, {at}", got["1"], name, got[name], "us", at_most=bound[name])
+        for name in peers
+    ]
+    rows.append(flat(folder, max(rounds // 2, 3), grown))
+    return rows + (written(folder, start, grown, peers) if Path("/proc/self/io").exists() else [])
 
 
-async def _continue(path: Path, n: int, concurrency: int) -> None:
-    await our_search().run(_trivial, steps=n, concurrency=concurrency, checkpoint_path=path, quiet=True)
+def _continued(folder: Path, start: Path, n: int, concurrency: int, uvloop: bool = False) -> float:
+    """Microseconds a result of a search that continues a log, from its first evaluation to its last, so without reading it."""
+    copy = folder / "run.ckpt"
+    shutil.copy(start, copy)
+    marks: list[float] = []
 
+    async def objective(params: dict[str, Any]) -> float:
+        marks.append(time.perf_counter())
+        return value(params)
 
-async def _trivial(params: dict[str, Any]) -> float:
-    return value(params)
+    n = n if concurrency == 1 else 10 * n
+    search = our_search()
+    words: dict[str, Any] = {"steps": n, "concurrency": concurrency, "checkpoint_path": copy, "quiet": True}
+    in_loop(search.run(objective, **words), uvloop)
+    return (marks[-1] - marks[0]) / (n - concurrency) * 1e6
 
 
 def bare(folder: Path, n: int, size: int) -> float:
-    """The floor: one append and one sync a result, by a program that does nothing else."""
+    """The floor, microseconds a result: one append and one sync, by a program that does nothing else."""
     data = b"x" * (size - 1) + b"\n"
     fd = os.open(folder / "bare", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     try:
@@ -95,13 +103,13 @@ def bare(folder: Path, n: int, size: int) -> float:
         for _ in range(n):
             os.write(fd, data)
             os.fdatasync(fd)
-        return n / (time.perf_counter() - began)
+        return (time.perf_counter() - began) / n * 1e6
     finally:
         os.close(fd)
 
 
 def flat(folder: Path, rounds: int, grown: int) -> Row:
-    """Processor time a durable result at 100 results against many."""
+    """Processor time a durable result, at 100 results against many."""
     early, late = [], []
     for i in range(rounds):
         cpu: list[float] = []
@@ -110,56 +118,80 @@ def flat(folder: Path, rounds: int, grown: int) -> Row:
             cpu.append(time.process_time())
             return value(params)
 
-        in_loop(ours(grown, 1 if grown <= 1000 else 8, objective, checkpoint_path=folder / f"flat{i}.ckpt"))
+        in_loop(ours(grown, 8, objective, checkpoint_path=folder / f"flat{i}.ckpt"))
         early.append((cpu[600] - cpu[100]) / 500 * 1e6)
-        late.append((cpu[-1] - cpu[-501]) / 500 * 1e6)
-    return row(
-        f"processor time a durable result, at {grown:,} results", late, "at 100 results", early, "us", at_most=1.2
-    )
+        late.append((cpu[-9] - cpu[-509]) / 500 * 1e6)
+    what = f"processor time a durable result, 8 in flight, at {grown:,} results"
+    return row(what, late, "at 100 results", early, "us", at_most=1.1)
 
 
-def _records(path: Path) -> float:
-    """Bytes of the records alone, as they are before numbering and checksums."""
-    return float(sum(len(line) - 28 for line in path.read_bytes().split(b"\n") if line))
+# -- peers that hold as many results
 
 
-def peers(folder: Path, mine: list[float], grown: int, quick: bool) -> list[Row]:
-    ours_us = [1e6 / statistics.median(mine)]
-    rows = []
-    if installed("pyhopper"):
-        path = folder / "pyhopper.ckpt"
-        few = 5 if quick else 10
-        took = _slope(lambda n: pyhopper_run(n, path), grown, few, path)
-        rows.append(
-            row("time a durable result, file, one at a time", ours_us, "PyHopper", [took], "us", at_most=1 / 500)
-        )
-    if installed("optuna"):
-        took = _optuna_journal(folder, grown)
-        rows.append(
-            row("time a durable result, file, one at a time", ours_us, "Optuna's journal", [took], "us", at_most=0.1)
-        )
-    return rows
-
-
-def _slope(run: Any, grown: int, few: int, path: Path) -> float:
-    """Microseconds a step of PyHopper that continues `grown` results, written without syncing."""
-    from benchmarks.tuners import pyhopper_search
-
-    first = pyhopper_search()
-    first.run(value, "max", steps=grown, quiet=True)
-    first.save(str(path))
+def _pyhopper(folder: Path, grown: int, few: int) -> Callable[[], float]:
+    """Microseconds a step of PyHopper, which writes its whole history each time, and does not sync it."""
+    path = folder / "pyhopper.ckpt"
+    pyhopper_run(grown).save(str(path))
     search = pyhopper_search()
     search.load(str(path))
-    began = time.perf_counter()
-    search.run(value, "max", steps=few, quiet=True, checkpoint_path=str(path))
-    return (time.perf_counter() - began) / few * 1e6
+
+    def work() -> float:
+        began = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            search.run(value, "max", steps=few, quiet=True, checkpoint_path=str(path))
+        return (time.perf_counter() - began) / few * 1e6
+
+    return work
 
 
-def _optuna_journal(folder: Path, grown: int) -> float:
-    """Microseconds a trial of Optuna's random sampler on its journal file, which it writes without syncing each."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+def _optuna(folder: Path, grown: int, few: int) -> Callable[[], float]:
+    """Microseconds a trial of Optuna's random sampler on its journal, which syncs each of a trial's seven entries."""
+    study = optuna_journal(folder / "journal.log", grown)
 
-    study = optuna_study("random", JournalStorage(JournalFileBackend(str(folder / "journal.log"))))
-    study.optimize(optuna_value, n_trials=300)
-    return 1e6 / rate(200, lambda: study.optimize(optuna_value, n_trials=200))
+    def work() -> float:
+        began = time.perf_counter()
+        study.optimize(optuna_value, n_trials=few)
+        return (time.perf_counter() - began) / few * 1e6
+
+    return work
+
+
+# -- bytes
+
+
+def written(folder: Path, start: Path, grown: int, peers: Mapping[str, tuple[Callable[[], object], int]]) -> list[Row]:
+    """Bytes that a file has grown by, and bytes that the kernel was given, a result, one result at a time."""
+    n = _STEPS
+    small = folder / "small.ckpt"
+    in_loop(ours(100, 1, checkpoint_path=small))
+    rows, count = [], 0
+    for at, path in ((100, small), (grown, start)):
+        copy = folder / "bytes.ckpt"
+        shutil.copy(path, copy)
+        size, before = copy.stat().st_size, len(copy.read_bytes().splitlines())
+        count = _written(
+            lambda copy=copy: in_loop(our_search().run(trivial, steps=n, checkpoint_path=copy, quiet=True))
+        )
+        records = [records_alone(line) for line in copy.read_bytes().splitlines()[before:]]
+        grew, itself, against = [(copy.stat().st_size - size) / n], [sum(records) / n], "its records themselves"
+        what = f"a result, one at a time, at {at:,} results"
+        rows.append(row(f"bytes that the file grows by, {what}", grew, against, itself, "B", at_most=1.3))
+        rows.append(row(f"bytes handed to the kernel, {what}", [count / n], against, itself, "B", at_most=1.3))
+    what = f"bytes handed to the kernel, a result, at {grown:,} results"
+    return rows + [row(what, [count / n], name, [_written(work) / few], "B") for name, (work, few) in peers.items()]
+
+
+def records_alone(line: bytes) -> int:
+    """Bytes of a line without what numbers and protects it."""
+    return len(unframed(line))
+
+
+def _written(work: Callable[[], object]) -> int:
+    """How many bytes this process hands to `write` and its kind meanwhile."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
+
+    before = so_far()
+    work()
+    return so_far() - before

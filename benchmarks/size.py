@@ -1,120 +1,204 @@
-"""Loading a long history, its memory, and the time of an import."""
+"""Loading a long history, the memory of one, and the time of an import."""
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import orjson
+
+from asynchopper.samplers import RandomSampler, Sampler
 from benchmarks.bench import Row, installed, row, take_turns
-from benchmarks.tuners import in_loop, our_search, ours, pyhopper_search, value
+from benchmarks.tuners import (
+    in_loop,
+    optuna_journal,
+    optuna_reopened,
+    optuna_study,
+    optuna_value,
+    our_search,
+    ours,
+    pyhopper_run,
+    pyhopper_search,
+)
 
 
 def measure(rounds: int, quick: bool = False) -> list[Row]:
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=Path.cwd()))
+    scale = 10 if quick else 1
     try:
-        return [*loading(folder, rounds, 10_000 if quick else 100_000), finished(rounds, quick), *startup(rounds)]
+        rows = loading(folder, rounds, 100_000 // scale)
+        if installed("optuna"):
+            rows.append(journal(folder, min(rounds, 3), 20_000 // scale))
     finally:
         shutil.rmtree(folder)
+    return [*rows, *finished(min(rounds, 2), 50_000 // scale), *startup(rounds)]
+
+
+# -- loading
 
 
 def loading(folder: Path, rounds: int, n: int) -> list[Row]:
-    path = folder / "long.ckpt"
+    path, other = folder / "long.ckpt", folder / "pyhopper.ckpt"
     in_loop(ours(n, 1000, checkpoint_path=path))
-
-    def load() -> float:
-        search = our_search()
-        began = time.perf_counter()
-        in_loop(search.load(path))
-        assert len(search.history) == n
-        return (time.perf_counter() - began) * 1e3
-
-    measures = {"ours": load}
-    other = folder / "pyhopper.ckpt"
+    loads: dict[str, Callable[[], Any]] = {
+        "ours": lambda: _loaded(path, n),
+        "a file's lines, orjson into dicts": lambda: _dicts(path),
+    }
+    if installed("uvloop"):
+        loads["uvloop"] = lambda: _loaded(path, n, uvloop=True)
     if installed("pyhopper"):
-        first = pyhopper_search()
-        first.run(value, "max", steps=n, quiet=True)
-        first.save(str(other))
-
-        def theirs() -> float:
-            search = pyhopper_search()
-            began = time.perf_counter()
-            search.load(str(other))
-            return (time.perf_counter() - began) * 1e3
-
-        measures["pyhopper"] = theirs
-    got = take_turns(measures, min(rounds, 5))
-    mine = [_traced(lambda: in_loop(our_search().load(path)))]
-    if "pyhopper" not in got:
-        return []
-    memory = [_traced(lambda: pyhopper_search().load(str(other)))]
-    return [
-        row(f"load {n:,} results: time", got["ours"], "PyHopper", got["pyhopper"], "ms", at_most=1),
-        row(f"load {n:,} results: memory while loading", mine, "PyHopper", memory, "MiB", at_most=0.25),
+        pyhopper_run(n).save(str(other))
+        loads["PyHopper"] = lambda: _pyhopper_loaded(other)
+    got = take_turns({name: lambda load=load: _ms(load) for name, load in loads.items()}, rounds)
+    aims = {"PyHopper": 1.0}
+    theirs = [name for name in loads if name not in ("ours", "uvloop")]
+    what = f"load {n:,} results"
+    rows = [
+        row(f"{what}: time", got["ours"], name, got[name], "ms", at_most=aims.get(name), uvloop=got.get("uvloop"))
+        for name in sorted(theirs, reverse=True)
     ]
+    if "PyHopper" in loads:
+        peak, held = _memory(loads["ours"])
+        their_peak, their_held = _memory(loads["PyHopper"])
+        rows.append(row(f"{what}: most memory meanwhile", [peak], "PyHopper", [their_peak], "MiB", at_most=0.25))
+        rows.append(row(f"{what}: memory held afterwards", [held], "PyHopper", [their_held], "MiB", at_most=0.25))
+    return rows
 
 
-def _traced(work: object) -> float:
+def journal(folder: Path, rounds: int, n: int) -> Row:
+    """Optuna's journal takes too long for the size of the others."""
+    path, log = folder / "fewer.ckpt", folder / "journal.log"
+    in_loop(ours(n, 1000, checkpoint_path=path))
+    optuna_journal(log, n)
+    got = take_turns(
+        {"ours": lambda: _ms(lambda: _loaded(path, n)), "theirs": lambda: _ms(lambda: optuna_reopened(log))}, rounds
+    )
+    return row(f"load {n:,} results: time", got["ours"], "Optuna's journal, as many", got["theirs"], "ms")
+
+
+def _loaded(path: Path, n: int, uvloop: bool = False) -> Any:
+    search = our_search()
+    in_loop(search.load(path), uvloop)
+    assert len(search.history) == n
+    return search
+
+
+def _dicts(path: Path) -> Any:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def _pyhopper_loaded(path: Path) -> Any:
+    search = pyhopper_search()
+    search.load(str(path))
+    return search
+
+
+def _ms(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1e3
+
+
+def _memory(load: Callable[[], Any]) -> tuple[float, float]:
+    """MiB that loading needs at most, and that what was loaded holds."""
+    gc.collect()
     tracemalloc.start()
     try:
-        work()  # type: ignore[operator]  # a callable
-        return tracemalloc.get_traced_memory()[1] / 2**20
+        held = load()
+        peak = tracemalloc.get_traced_memory()[1]
+        gc.collect()
+        left = tracemalloc.get_traced_memory()[0]
+        del held
+        return peak / 2**20, left / 2**20
     finally:
         tracemalloc.stop()
 
 
-def finished(rounds: int, quick: bool) -> Row:
-    """Bytes in memory that a finished trial of five scalars takes."""
-    n = 5_000 if quick else 20_000
-    taken = []
-    in_loop(ours(100, 100))  # what is imported and cached on first use is no trial's
-    for _ in range(min(rounds, 3)):
-        tracemalloc.start()
-        small, large = (_held(n), _held(2 * n))
-        tracemalloc.stop()
-        taken.append((large - small) / n)
-    return row("memory a finished trial", taken, "150 B", [150.0] * len(taken), "B", at_most=1)
+# -- memory
 
 
-def _held(n: int) -> int:
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    search = in_loop(ours(n, 100, handle_signals=False))
-    gc.collect()
-    held = tracemalloc.get_traced_memory()[0] - before
-    del search
-    return held
-
-
-def startup(rounds: int) -> list[Row]:
-    """Import time over that of an empty interpreter, of the name and of what a first search needs."""
-
-    def over(statement: str) -> float:
-        return _start(statement) - _start("pass")
-
-    measures = {
-        "ours": lambda: over("import asynchopper"),
-        "search": lambda: over("from asynchopper import Search"),
-        "numpy": lambda: over("import numpy"),
+def finished(rounds: int, n: int) -> list[Row]:
+    """Bytes in memory that a finished trial of five scalars takes, in a search of `n`."""
+    few = n // 10
+    measures: dict[str, Callable[[], float]] = {
+        "default sampler": lambda: _each(_finished, n),
+        "random sampler": lambda: _each(lambda trials: _finished(trials, RandomSampler()), n),
     }
     if installed("pyhopper"):
-        measures["pyhopper"] = lambda: over("import pyhopper")
-    got = take_turns(measures, max(rounds, 7))
-    first = "from asynchopper import Search"
-    rows = [row(first, got["search"], "import numpy", got["numpy"], "ms")]
-    if "pyhopper" in got:
-        rows.insert(0, row("import asynchopper", got["ours"], "import pyhopper", got["pyhopper"], "ms", at_most=0.6))
-        rows.insert(1, row(first, got["search"], "import pyhopper", got["pyhopper"], "ms"))
+        measures["PyHopper"] = lambda: _each(pyhopper_run, few)
+    if installed("optuna"):
+        measures["Optuna"] = lambda: _each(_optuna, few)
+    got = take_turns(measures, rounds)
+    what, own = f"memory a finished trial, of {n:,}", ("default sampler", "random sampler")
+    rows = [row(f"{what}, {name}", got[name], "150 B", [150.0] * rounds, "B", at_most=1) for name in own]
+    rows += [row(what, got[own[0]], f"{name}, of {few:,}", got[name], "B") for name in measures if name not in own]
     return rows
 
 
+def _finished(trials: int, sampler: Sampler | None = None) -> Any:
+    return in_loop(ours(trials, 100, sampler=sampler))
+
+
+def _each(make: Callable[[int], object], n: int) -> float:
+    """Bytes of each trial beyond the first 500, with which whatever is made once is made."""
+    make(500)
+    tracemalloc.start()
+    try:
+        return (_held(make, n) - _held(make, 500)) / (n - 500)
+    finally:
+        tracemalloc.stop()
+
+
+def _held(make: Callable[[int], object], n: int) -> int:
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    kept = make(n)
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0] - before
+    del kept
+    return held
+
+
+def _optuna(trials: int) -> Any:
+    study = optuna_study()
+    study.optimize(optuna_value, n_trials=trials)
+    return study
+
+
+# -- import
+
+
+def startup(rounds: int) -> list[Row]:
+    """Processor time of an import beyond that of an empty interpreter: of the name, and of what a first search needs."""
+
+    def over(statement: str) -> Callable[[], float]:
+        return lambda: _start(statement) - _start("pass")
+
+    first = "from asynchopper import Search"
+    measures = {"ours": over("import asynchopper"), "search": over(first), "import numpy": over("import numpy")}
+    peers = [f"import {name}" for name in ("pyhopper", "optuna") if installed(name)]
+    got = take_turns(measures | {name: over(name) for name in peers}, max(rounds, 7))
+    rows = []
+    for name in peers:
+        aim = 0.6 if name == "import pyhopper" else None
+        rows.append(row("import asynchopper", got["ours"], name, got[name], "ms", at_most=aim))
+        rows.append(row(first, got["search"], name, got[name], "ms"))
+    return [*rows, row(first, got["search"], "import numpy", got["import numpy"], "ms")]
+
+
 def _start(statement: str) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
-    return (time.perf_counter() - began) * 1e3
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", statement], check=True, env=env)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e3

@@ -1,14 +1,17 @@
-"""Evaluations that wait, as remote ones do: wall time against the ideal, and memory of many at once."""
+"""Evaluations that wait, as remote ones do: wall time against the ideal, processor time, and memory of many at once."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import resource
 import time
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.bench import Row, installed, row, take_turns
-from benchmarks.tuners import in_loop, optuna_study, optuna_value, ours, value
+from benchmarks.tuners import in_loop, optuna_study, optuna_value, ours, pyhopper_run, value
 
 _PAUSE_S, _TRIALS = 0.05, 1_000
 
@@ -18,50 +21,101 @@ async def sleeper(params: dict[str, Any]) -> float:
     return value(params)
 
 
+def blocker(params: dict[str, Any]) -> float:
+    time.sleep(_PAUSE_S)
+    return value(params)
+
+
 def measure(rounds: int, quick: bool = False) -> list[Row]:
     rows = []
     for concurrency, most in ((100, 1.05), (1000, 1.3)):
-        ideal = _TRIALS / concurrency * _PAUSE_S
-        measures: dict[str, Any] = {
-            "ours": lambda c=concurrency: _wall(lambda: in_loop(ours(_TRIALS, c, sleeper))),
-            "tasks": lambda c=concurrency: _wall(lambda: in_loop(_tasks(c))),
-        }
-        if installed("optuna") and not quick:
-            measures["optuna"] = lambda c=concurrency: _wall(lambda: _optuna(c))
-        got = take_turns(measures, rounds)
-        what = f"1,000 x 50 ms at concurrency {concurrency}"
-        perfect = [ideal] * rounds
-        rows.append(row(what, got["ours"], "the ideal", perfect, "s", at_most=most))
-        rows.append(row(f"{what}: asyncio tasks alone", got["tasks"], "the ideal", perfect, "s"))
-        if "optuna" in got:
-            rows.append(row(f"{what}: Optuna with threads", got["optuna"], "the ideal", perfect, "s"))
-    return [*rows, memory(rounds)]
+        rows += waiting(concurrency, most, rounds, quick)
+    return [*rows, memory(rounds, 2_000 if quick else 10_000)]
 
 
-def memory(rounds: int) -> Row:
-    """Bytes that a running trial takes, beside a task alone."""
-    n = 10_000
-    mine = [_peak(lambda: ours(n, n, sleeper)) / n for _ in range(min(rounds, 3))]
-    floor = [_peak(lambda: _bare(n)) / n for _ in range(min(rounds, 3))]
+def waiting(concurrency: int, most: float, rounds: int, quick: bool) -> list[Row]:
+    ideal = _TRIALS / concurrency * _PAUSE_S
+    cpu: dict[str, list[float]] = {}
+
+    def spent(name: str, work: Callable[[], object]) -> Callable[[], float]:
+        def timed() -> float:
+            before, began = _processor_s(), time.perf_counter()
+            work()
+            wall = time.perf_counter() - began
+            cpu.setdefault(name, []).append((_processor_s() - before) / _TRIALS * 1e6)
+            return wall
+
+        return timed
+
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: in_loop(ours(_TRIALS, concurrency, sleeper)),
+        "asyncio tasks alone": lambda: in_loop(_tasks(concurrency)),
+    }
+    if installed("uvloop"):
+        works["uvloop"] = lambda: in_loop(ours(_TRIALS, concurrency, sleeper), uvloop=True)
+    few: dict[str, Callable[[], object]] = {}
+    if installed("optuna"):
+        few["Optuna with threads"] = lambda: _optuna(concurrency)
+    if installed("pyhopper") and not (quick and concurrency > 100):  # a thousand processes take a while
+        few["PyHopper with processes"] = lambda: pyhopper_run(_TRIALS, blocker, concurrency)
+    got = take_turns({name: spent(name, work) for name, work in works.items()}, rounds)
+    peers = take_turns({name: spent(name, work) for name, work in few.items()}, 1 if quick else min(rounds, 2))
+    what = f"1,000 x 50 ms, {concurrency:,} at a time"
+    perfect = [ideal] * rounds
+    rows = [row(what, got["ours"], "the ideal", perfect, "s", at_most=most, uvloop=got.get("uvloop"))]
+    tasks = "asyncio tasks alone"
+    rows.append(row(what, got["ours"], tasks, got[tasks], "s", uvloop=got.get("uvloop")))
+    rows += [
+        row(f"{what}: {name}", wall, "the ideal", perfect, "s") for name, wall in ({tasks: got[tasks]} | peers).items()
+    ]
+    if peers:
+        best = min(peers, key=lambda name: min(cpu[name]))
+        mine = f"processor time a trial, 50 ms, {concurrency:,} at a time"
+        words = {"uvloop": cpu.get("uvloop")}
+        rows.append(row(mine, cpu["ours"], f"{best}, the best peer", cpu[best], "us", at_most=1 / 6, **words))
+        rows.append(row(mine, cpu["ours"], tasks, cpu[tasks], "us", **words))
+    return rows
+
+
+def _processor_s() -> float:
+    """Processor time of this process, and of those that it has started and seen end."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def memory(rounds: int, n: int) -> Row:
+    """Bytes that a running trial takes, beside a task alone, at the moment when all of them run."""
+    rounds = min(rounds, 3)
+    mine = [_held(n, lambda objective: ours(n, n, objective)) for _ in range(rounds)]
+    floor = [_held(n, lambda objective: _bare(n, objective)) for _ in range(rounds)]
     extra = [a - b for a, b in zip(mine, floor, strict=True)]
-    return row(
-        "memory a running trial, 10,000 at once, beyond its task", extra, "3 KB", [3072.0] * len(extra), "B", at_most=1
-    )
+    what = f"memory a running trial, {n:,} at once, beyond its task's {floor[0]:,.0f} B"
+    return row(what, extra, "3 KB", [3072.0] * len(extra), "B", at_most=1)
 
 
-def _peak(make: Any) -> float:
+def _held(n: int, make: Any) -> float:
+    """Bytes for each of `n` evaluations, when the last of them has begun and none has ended."""
+    begun, held = 0, 0.0
+    gate = asyncio.Event()
+
+    async def objective(params: dict[str, Any]) -> float:
+        nonlocal begun, held
+        begun += 1
+        if begun == n:
+            held = (tracemalloc.get_traced_memory()[0] - before) / n
+            gate.set()
+        await gate.wait()
+        return value(params)
+
+    in_loop(ours(10, 10))  # what is imported and cached on first use is no trial's
+    gc.collect()
     tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
     try:
-        in_loop(make())
-        return tracemalloc.get_traced_memory()[1]
+        in_loop(make(objective))
+        return held
     finally:
         tracemalloc.stop()
-
-
-def _wall(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 async def _tasks(concurrency: int, trials: int = _TRIALS) -> None:
@@ -76,9 +130,9 @@ async def _tasks(concurrency: int, trials: int = _TRIALS) -> None:
             group.create_task(one())
 
 
-async def _bare(n: int) -> None:
+async def _bare(n: int, objective: Any) -> None:
     loop = asyncio.get_running_loop()
-    await asyncio.wait([loop.create_task(sleeper({"lr": 1e-3, "units": 64, "drop": 0.1})) for _ in range(n)])
+    await asyncio.wait([loop.create_task(objective({"lr": 1e-3, "units": 64, "drop": 0.1})) for _ in range(n)])
 
 
 def _optuna(concurrency: int) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from benchmarks.bench import Row, installed, row, take_turns
 from benchmarks.tuners import (
     bare_tasks,
+    hyperopt_run,
     in_loop,
+    nevergrad_run,
     optuna_study,
     optuna_value,
     ours,
@@ -21,61 +23,87 @@ _GROWN = 20_000
 
 
 def measure(rounds: int, quick: bool = False) -> list[Row]:
-    n = 3_000 if quick else 10_000
-    measures: dict[str, Any] = {
-        "ours 1": lambda: rate(n, lambda: in_loop(ours(n, 1))),
-        "ours 100": lambda: rate(n, lambda: in_loop(ours(n, 100))),
-        "tasks 1": lambda: rate(n, lambda: in_loop(bare_tasks(n, 1))),
-        "tasks 100": lambda: rate(n, lambda: in_loop(bare_tasks(n, 100))),
-    }
-    if installed("uvloop"):
-        measures["uvloop 1"] = lambda: rate(n, lambda: in_loop(ours(n, 1), uvloop=True))
-        measures["uvloop 100"] = lambda: rate(n, lambda: in_loop(ours(n, 100), uvloop=True))
+    n = 2_000 if quick else 10_000
+    few = n // 5
+    measures: dict[str, Any] = {}
+    for c in (1, 100):
+        measures[f"ours {c}"] = lambda c=c: rate(n, lambda: in_loop(ours(n, c)))
+        measures[f"tasks {c}"] = lambda c=c: rate(n, lambda: in_loop(bare_tasks(n, c)))
+        if installed("uvloop"):
+            measures[f"uvloop {c}"] = lambda c=c: rate(n, lambda: in_loop(ours(n, c), uvloop=True))
+            measures[f"tasks on uvloop {c}"] = lambda c=c: rate(n, lambda: in_loop(bare_tasks(n, c), uvloop=True))
+    peers: dict[str, Any] = {}
     if installed("pyhopper"):
-        measures["pyhopper"] = lambda: rate(n, lambda: pyhopper_run(n))
+        peers["PyHopper"] = lambda: rate(n, lambda: pyhopper_run(n))
     if installed("optuna"):
-        measures["optuna"] = lambda: rate(n // 5, lambda: optuna_study().optimize(optuna_value, n_trials=n // 5))
-    got = take_turns(measures, rounds)
+        peers["Optuna, random"] = lambda: rate(few, lambda: optuna_study().optimize(optuna_value, n_trials=few))
+    if installed("nevergrad"):
+        peers["Nevergrad, random, its first 100"] = lambda: rate(100, lambda: nevergrad_run(100))
+    if installed("hyperopt"):
+        peers["Hyperopt, random, its first 400"] = lambda: rate(400, lambda: hyperopt_run(400))
+    got = take_turns(measures | peers, rounds)
     rows = []
     for c in (1, 100):
-        what = f"trials/s, trivial coroutine, no storage, concurrency {c}"
-        mine = got[f"ours {c}"]
-        if "pyhopper" in got:
-            rows.append(row(what, mine, "PyHopper", got["pyhopper"], "/s", at_least=4))
-        if "optuna" in got:
-            rows.append(row(what, mine, "Optuna, random", got["optuna"], "/s"))
-        rows.append(row(what, mine, "one asyncio task each", got[f"tasks {c}"], "/s"))
+        what = f"trials/s, trivial coroutine, no storage, {c} at a time"
+        words = {"uvloop": got.get(f"uvloop {c}")}
+        for name in peers:
+            aim = {"at_least": 4.0} if name == "PyHopper" else {}
+            rows.append(row(what, got[f"ours {c}"], name, got[name], "/s", **aim, **words))
+        rows.append(row(what, got[f"ours {c}"], "one asyncio task each", got[f"tasks {c}"], "/s", **words))
         if f"uvloop {c}" in got:
-            rows.append(row(f"{what}, on uvloop", got[f"uvloop {c}"], "ours on asyncio", mine, "/s"))
-    return rows + growth(max(rounds // 2, 3), quick)
+            rows.append(
+                row(
+                    f"{what}, uvloop",
+                    got[f"uvloop {c}"],
+                    "one task each on uvloop",
+                    got[f"tasks on uvloop {c}"],
+                    "/s",
+                )
+            )
+    return rows + late(max(rounds // 2, 3), quick)
 
 
-def growth(rounds: int, quick: bool) -> list[Row]:
-    """Processor time per trial of a search's first trials against its last."""
+def late(rounds: int, quick: bool) -> list[Row]:
+    """The default algorithm past its seeding, with a history behind it."""
+    n = _GROWN // 5 if quick else _GROWN
+    half, far = n // 2, 1_000 if quick else 8_000
     first: list[float] = []
     last: list[float] = []
-    late: list[float] = []
-    n = _GROWN // 4 if quick else _GROWN
-    for _ in range(rounds):
+
+    def mine() -> float:
         cpu, wall = _marks(n)
         first.append((cpu[1000] - cpu[0]) / 1000 * 1e6)
         last.append((cpu[n - 1] - cpu[n - 1001]) / 1000 * 1e6)
-        late.append((n - 1 - n // 2) / (wall[n - 1] - wall[n // 2]))
-    rows = [
-        row(f"processor time a trial, trials {n - 1000:,} to {n:,}", last, "its first 1,000", first, "us", at_most=1.05)
-    ]
+        return (n - 1 - half) / (wall[n - 1] - wall[half])
+
+    measures: dict[str, Any] = {"ours": mine}
+    if installed("uvloop"):
+        measures["uvloop"] = lambda: _late_rate(n, half)
     if installed("optuna"):
-        random, tpe = [], []
-        for _ in range(min(rounds, 3)):
-            random.append(_optuna_late("random", n // 2, 300))
-            tpe.append(_optuna_late("tpe", 8_000 if not quick else 1_000, 10))
-        what = f"trials/s, default algorithm, trials {n // 2:,} to {n:,}"
-        rows.append(row(what, late[: len(random)], "Optuna, random, as far on", random, "/s", at_least=5))
-        rows.append(row(what, late[: len(tpe)], "Optuna, TPE, at 8,000", tpe, "/s", at_least=500))
-    return rows
+        measures["random"] = lambda: _optuna_late("random", half, 300)
+        measures["tpe"] = lambda: _optuna_late("tpe", far, 10)
+    if installed("nevergrad"):
+        measures["ngopt"] = lambda: rate(100, lambda: nevergrad_run(100, "NGOpt"))
+    if installed("hyperopt"):
+        measures["hyperopt"] = lambda: rate(100, lambda: hyperopt_run(100, "tpe"))
+    got = take_turns(measures, rounds)
+    what = f"trials/s, default algorithm, trials {half:,} to {n:,}"
+    peers = {
+        "random": ("Optuna, random, as far on", 5.0),
+        "tpe": (f"Optuna, TPE, at {far:,}", 500.0),
+        "ngopt": ("Nevergrad, NGOpt, its first 100", None),
+        "hyperopt": ("Hyperopt, TPE, its first 100", None),
+    }
+    rows = [
+        row(what, got["ours"], against, got[name], "/s", at_least=aim, uvloop=got.get("uvloop"))
+        for name, (against, aim) in peers.items()
+        if name in got
+    ]
+    grown = f"processor time a trial, trials {n - 1000:,} to {n:,}"
+    return [*rows, row(grown, last, "its first 1,000", first, "us", at_most=1.05)]
 
 
-def _marks(n: int) -> tuple[list[float], list[float]]:
+def _marks(n: int, uvloop: bool = False) -> tuple[list[float], list[float]]:
     """Processor and wall clock at the start of each evaluation."""
     cpu: list[float] = []
     wall: list[float] = []
@@ -85,8 +113,13 @@ def _marks(n: int) -> tuple[list[float], list[float]]:
         wall.append(time.perf_counter())
         return value(params)
 
-    in_loop(ours(n, 1, objective))
+    in_loop(ours(n, 1, objective), uvloop)
     return cpu, wall
+
+
+def _late_rate(n: int, half: int) -> float:
+    wall = _marks(n, uvloop=True)[1]
+    return (n - 1 - half) / (wall[n - 1] - wall[half])
 
 
 def _optuna_late(sampler: str, after: int, trials: int) -> float:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import json
+import logging
+import math
 import time
+import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import asynchopper as ah
 
@@ -71,10 +79,11 @@ def pyhopper_search() -> Any:
     )
 
 
-def pyhopper_run(trials: int, path: Path | None = None) -> Any:
+def pyhopper_run(trials: int, objective: Any = value, n_jobs: int = 1) -> Any:
     """PyHopper counts candidates that it has had before as steps, and does not evaluate them."""
     search = pyhopper_search()
-    search.run(value, "max", steps=trials, quiet=True, checkpoint_path=path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        search.run(objective, "max", steps=trials, quiet=True, n_jobs=n_jobs)
     return search
 
 
@@ -86,6 +95,37 @@ def optuna_study(sampler: str = "random", storage: Any = None) -> Any:
     return optuna.create_study(direction="maximize", sampler=chosen, storage=storage)
 
 
+def optuna_journal(path: Path, trials: int) -> Any:
+    """A study on Optuna's journal file that holds so many trials. They were made in memory, and written at once."""
+    import optuna
+    from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+
+    class InMemory(BaseJournalBackend):  # type: ignore[misc]  # optuna may be missing
+        def __init__(self) -> None:
+            self.logs: list[dict[str, Any]] = []
+
+        def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+            return self.logs[log_number_from:]
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            self.logs += json.loads(json.dumps(logs))
+
+    made = InMemory()
+    study = optuna_study("random", optuna.storages.JournalStorage(made))
+    study.optimize(optuna_value, n_trials=trials)
+    JournalFileBackend(str(path)).append_logs(made.logs)
+    return optuna_reopened(path)
+
+
+def optuna_reopened(path: Path) -> Any:
+    """The only study on a journal file."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    return optuna.load_study(study_name=None, storage=storage, sampler=optuna.samplers.RandomSampler(1))
+
+
 def optuna_value(trial: Any) -> float:
     return value(
         {
@@ -95,6 +135,49 @@ def optuna_value(trial: Any) -> float:
             "opt": trial.suggest_categorical("opt", OPTIMIZERS),
             "drop": trial.suggest_float("drop", 0, 0.5),
         }
+    )
+
+
+def nevergrad_run(trials: int, name: str = "RandomSearch") -> Any:
+    """Nevergrad's ask and tell, one at a time. It minimizes."""
+    import nevergrad as ng
+
+    warnings.simplefilter("ignore")  # its own, about its own dependencies
+    space = ng.p.Dict(
+        lr=ng.p.Log(lower=1e-5, upper=1e-1),
+        units=ng.p.Scalar(lower=16, upper=512).set_integer_casting(),
+        layers=ng.p.Scalar(lower=1, upper=8).set_integer_casting(),
+        opt=ng.p.Choice(OPTIMIZERS),
+        drop=ng.p.Scalar(lower=0, upper=0.5),
+    )
+    optimizer = ng.optimizers.registry[name](space, budget=trials)
+    for _ in range(trials):
+        candidate = optimizer.ask()
+        optimizer.tell(candidate, -value(candidate.value))
+    return optimizer
+
+
+def hyperopt_run(trials: int, algorithm: str = "rand") -> Any:
+    """Hyperopt's `fmin`. It minimizes."""
+    import hyperopt
+    from hyperopt import hp
+
+    logging.getLogger("hyperopt").setLevel(logging.ERROR)
+    space = {
+        "lr": hp.loguniform("lr", math.log(1e-5), math.log(1e-1)),
+        "units": hp.uniformint("units", 16, 512),
+        "layers": hp.uniformint("layers", 1, 8),
+        "opt": hp.choice("opt", OPTIMIZERS),
+        "drop": hp.uniform("drop", 0, 0.5),
+    }
+    return hyperopt.fmin(
+        lambda p: -value(p),
+        space,
+        algo=getattr(hyperopt, algorithm).suggest,
+        max_evals=trials,
+        show_progressbar=False,
+        verbose=False,
+        rstate=np.random.default_rng(1),
     )
 
 

@@ -1,0 +1,226 @@
+"""Nothing grows: what each call of a trial costs with 100 trials behind it, and with 100,000; and what arrays cost by their size.
+
+Processor time, in blocks of a hundred calls; the two searches take turns, so that a slow minute of the machine hits both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from asynchopper_backends.file import FileStorage
+
+import asynchopper as ah
+from asynchopper.callbacks import Watchers
+from asynchopper.ledger import Ledger
+from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
+from asynchopper.trial import Completed
+from benchmarks.bench import Row, row
+from benchmarks.parts import ledger_of, turn
+
+_BLOCK, _FEW = 100, 100
+_CALLS = {
+    "ask": "propose, and fold the asked",
+    "tell": "fold the told",
+    "learn": "the sampler learns",
+    "hear": "callbacks",
+}
+
+
+def measure(rounds: int, quick: bool = False) -> list[Row]:
+    many, blocks = (5_000, 10) if quick else (100_000, 10 * rounds)
+    rows = []
+    for name, words in cases().items():
+        rows += grown(name, words, many, blocks)
+    rows.append(appended(many, blocks))
+    return [*rows, *arrays(blocks, quick)]
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """What a search is made with, by name."""
+    few = ah.Search({"a": ah.int(1, 8), "b": ah.choice("x", "y", "z"), "c": ah.int(1, 20)})
+    return {
+        "random": {"sampler": RandomSampler},
+        "seeding": {"sampler": TwoStageSampler, "seeding_ratio": 1.0},
+        "local": {"sampler": TwoStageSampler, "seeding_steps": 0},
+        "default": {"sampler": PortfolioSampler},
+        "default, duplicates reused": {"sampler": PortfolioSampler, "duplicates": "reuse"},
+        "default, duplicates allowed": {"sampler": PortfolioSampler, "duplicates": "allow"},
+        "random, duplicates allowed": {"sampler": RandomSampler, "duplicates": "allow"},
+        "random, 480 points, duplicates reused": {"sampler": RandomSampler, "duplicates": "reuse", "search": few},
+    }
+
+
+def score(params: dict[str, Any]) -> float:
+    """A number between 0 and 1 for any parameters, without a best place to settle at: the history is what grows, not the luck."""
+    return zlib.crc32(orjson.dumps(params, option=orjson.OPT_SERIALIZE_NUMPY)) / 2**32
+
+
+def grown(name: str, words: dict[str, Any], many: int, blocks: int) -> list[Row]:
+    """Each call at many trials, beside the same at few."""
+
+    def search(trials: int) -> Ledger:
+        ledger = ledger_of(**{**words, "sampler": words["sampler"]()})
+        for _ in range(trials):
+            turn(ledger, score)
+        return ledger
+
+    large = search(many)
+    taken: dict[str, tuple[list[float], list[float]]] = {call: ([], []) for call in _CALLS}
+    for _ in range(blocks):
+        for which, ledger in enumerate((search(_FEW), large)):
+            gc.collect(0)
+            for call, us in _block(ledger).items():
+                taken[call][which].append(us)
+    rows = [
+        row(f"{name}: {what}, at {many:,} trials", few_and_many[1], "at 100", few_and_many[0], "us", at_most=1.1)
+        for call, what in _CALLS.items()
+        if (few_and_many := taken[call])[0]
+    ]
+    if words.get("duplicates") is None and "random" not in name and name != "seeding":
+        what = f"{name}: candidates drawn for one that is new, at {many:,} trials"
+        rows.append(row(what, [_draws(large)], "at 100", [_draws(search(_FEW))], ""))
+    return rows
+
+
+def _draws(ledger: Ledger) -> float:
+    """How many candidates are made for each that is asked: those that were asked before are drawn again. It is a count."""
+    space, keys = ledger.state.space, 0
+    known, n = space.key, 5 * _BLOCK
+
+    def counted(values: Any) -> int:
+        nonlocal keys
+        keys += 1
+        return known(values)
+
+    space.key = counted  # type: ignore[method-assign]  # each candidate that is made is looked up once
+    try:
+        for _ in range(n):
+            turn(ledger, score)
+    finally:
+        del space.key  # type: ignore[method-assign]
+    return keys / n
+
+
+def _block(ledger: Ledger) -> dict[str, float]:
+    """Microseconds of the processor for each call, over a block of trials that are all out at once."""
+    watchers = Watchers(_heard)
+    asyncio.run(ledger.journal.commit())
+    ledger.news()
+    ledger.thinks()  # a sampler that learns has done so
+    spent: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        made = work()
+        spent[name] = (time.process_time() - began) / _BLOCK * 1e6
+        return made
+
+    out = timed("ask", lambda: [ledger.ask() for _ in range(_BLOCK)])
+    outcomes = [(trial, known or Completed(score(trial.params))) for trial, known in out]
+    timed("tell", lambda: [ledger.tell(*pair) for pair in outcomes])
+    if ledger.proposer._thinks is not None:
+        timed("learn", ledger.thinks)
+    asyncio.run(ledger.journal.commit())
+    timed("hear", lambda: [watchers.told(trial) for trial in ledger.news()])
+    return spent
+
+
+def _heard(trial: Any) -> None:
+    pass
+
+
+def appended(many: int, blocks: int) -> Row:
+    """Processor time of a durable append of one result, whatever the disk takes."""
+
+    async def appends(folder: Path) -> tuple[list[float], list[float]]:
+        head = b'{"kind":"header","format":"1.0","search":"0","direction":"maximize","seed":1,"space":{}}'
+        record = b'{"kind":"told","id":1,"attempt":1,"state":"completed","value":0.5,"seconds":0.0,"elapsed":0.0}'
+        taken: tuple[list[float], list[float]] = ([], [])
+        logs = []
+        for results in (_FEW, many):
+            storage = FileStorage(folder / f"{results}.ckpt")
+            await storage.open()
+            async for _ in storage.read():
+                pass
+            await storage.append([head])
+            await storage.append([record] * (2 * results))
+            logs.append(storage)
+        for _ in range(blocks):
+            for storage, figures in zip(logs, taken, strict=True):
+                began = time.process_time()
+                for _ in range(10):
+                    await storage.append([record] * 2)
+                figures.append((time.process_time() - began) / 10 * 1e6)
+        for storage in logs:
+            await storage.close()
+        return taken
+
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=Path.cwd()))
+    try:
+        few, lots = asyncio.run(appends(folder))
+    finally:
+        shutil.rmtree(folder)
+    return row(f"file: append a result, at {many:,} results", lots, "at 100", few, "us", at_most=1.1)
+
+
+# -- arrays
+
+
+def arrays(blocks: int, quick: bool) -> list[Row]:
+    """Ask and tell of one array: by its history, and by its size."""
+    rows, entry = [], {}
+    many = 300 if quick else 2_000
+    for size in (10, 100, 1_000, 10_000):
+        words = {"search": ah.Search({"w": ah.float(-1, 1, shape=(size,))})}
+        small, large = _trials(words, _FEW), _trials(words, min(many, 2_000_000 // size + 300))
+        few: list[float] = []
+        lots: list[float] = []
+        n = max(2, min(50, 20_000 // size))
+        for _ in range(blocks):
+            for ledger, taken in ((small, few), (large, lots)):
+                began = time.process_time()
+                for _ in range(n):
+                    turn(ledger, _sum)
+                taken.append((time.process_time() - began) / n * 1e6)
+        entry[size] = [us / size for us in lots]
+        rows.append(
+            row(
+                f"array of {size:,}: a trial, at {large.state.told:,} trials",
+                lots,
+                "from 100 on",
+                few,
+                "us",
+                at_most=1.1,
+            )
+        )
+    return rows + [
+        row(
+            f"array of {size:,}: a trial, for each entry",
+            [us * 1e3 for us in entry[size]],
+            f"of {size // 10:,}",
+            [us * 1e3 for us in entry[size // 10]],
+            "ns",
+            at_most=1.1,
+        )
+        for size in (100, 1_000, 10_000)
+    ]
+
+
+def _trials(words: dict[str, Any], trials: int) -> Ledger:
+    ledger = ledger_of(PortfolioSampler(), **words)
+    for _ in range(trials):
+        turn(ledger, _sum)
+    return ledger
+
+
+def _sum(params: dict[str, Any]) -> float:
+    return float(params["w"][0])
