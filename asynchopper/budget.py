@@ -90,7 +90,7 @@ class Budget:
             return min(max((elapsed - base) / self.seconds, 0.0), 1.0)
         out = state.spent_steps + len(state.pending)
         if self.steps is not None:
-            return min(out / self.steps, 1.0)
+            return out / self.steps if out < self.steps else 1.0
         return out / (out + _ENDLESS_SCALE)
 
     def spent(self, state: State, elapsed: float) -> str | None:

@@ -81,7 +81,7 @@ class Journal:
         the write goes on by itself.
         """
         if self.storage is None:
-            self.head = Head(self.state.told, self.state.best_row)
+            self.settle_at_once()
             return
         batch = self._batch
         if not batch.facts:
@@ -94,6 +94,10 @@ class Journal:
             await asyncio.shield(self._writing)
         if batch.error is not None:
             raise batch.error
+
+    def settle_at_once(self) -> None:
+        """What `commit` comes to where nothing is written."""
+        self.head = Head(len(self.state.table.ids), self.state.best_row)
 
     async def settle(self) -> None:
         """Waits for a write that is under way."""

@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 from asynchopper.budget import Budget
 from asynchopper.errors import ObjectiveError, UsageError
@@ -37,6 +37,7 @@ class Ledger(Host):
 
     def __init__(self, journal: Journal, proposer: Proposer, budget: Budget, pruner: Pruner | None) -> None:
         self.journal, self.proposer, self.budget, self.pruner = journal, proposer, budget, pruner
+        self.state = journal.state
         self.redo = deque(sorted(journal.state.pending))
         """Trials of an earlier run that were in flight, to be run again first."""
         self.dry: str | None = None
@@ -45,10 +46,6 @@ class Ledger(Host):
         self._began = time.monotonic()
         self.observed = journal.head.rows
         """How many finished trials the pruner has seen."""
-
-    @property
-    def state(self) -> State:
-        return self.journal.state
 
     def elapsed(self) -> float:
         """Seconds that the search's runs have taken, this one included."""
@@ -93,17 +90,17 @@ class Ledger(Host):
 
     def choose(self) -> Next | None:
         """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
-        if self.dry is None:
-            state, elapsed = self.journal.state, self.elapsed()
-            progress = self.budget.progress(state, elapsed)
-            if progress >= 1.0 or (self.budget.seconds is not None and self._too_late()):
-                self.dry = "steps" if self.budget.steps is not None else "runtime"
-            else:
-                chosen = self.proposer.next(state, elapsed, progress)
-                if chosen is not None:
-                    return chosen
-                self.dry = "exhausted"
-        return None
+        if self.dry is not None:
+            return None
+        elapsed = self.before + time.monotonic() - self._began
+        progress = self.budget.progress(self.state, elapsed)
+        if progress >= 1.0 or (self.budget.seconds is not None and self._too_late()):
+            self.dry = "steps" if self.budget.steps is not None else "runtime"
+            return None
+        chosen = self.proposer.next(self.state, elapsed, progress)
+        if chosen is None:
+            self.dry = "exhausted"
+        return chosen
 
     def _too_late(self) -> bool:
         """Whether another evaluation would hardly finish: what remains is less than three in four of the last ones took."""
@@ -112,12 +109,12 @@ class Ledger(Host):
 
     def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:
         """The trial of a candidate that was just chosen."""
-        proposal, key, row = chosen
+        (values, origin, note), key, row = chosen
         state = self.state
         id = state.next_id
-        trial = RunningTrial(id, 1, state.space.build(proposal.values), None, self)
+        trial = RunningTrial(id, 1, state.space.build(values), None, self)
         trial.started = time.monotonic()
-        self.journal.stage(Asked(id, 1, proposal.values, proposal.origin, proposal.note, None, key), trial)
+        self.journal.stage(Asked(id, 1, values, origin, note, None, key), trial)
         return trial, None if row is None else self._answer(trial, row)
 
     def _answer(self, trial: RunningTrial, row: int) -> Outcome | None:
@@ -139,16 +136,11 @@ class Ledger(Host):
         """Stages the outcome of a trial that is out; of any other it changes nothing."""
         value, error = math.nan, None
         state: TrialState
-        match outcome:
-            case Completed(value):
-                state = "nan" if math.isnan(value) else "completed"
-            case Pruned():
-                state = "pruned"
-            case Failed(raised):
-                state = "failed"
-                error = f"{type(raised).__qualname__}: {raised}"[:1000]
-            case Interrupted():
-                state = "interrupted"
+        if type(outcome) is Completed:
+            value = outcome.value
+            state = "completed" if value == value else "nan"
+        else:
+            state, error = _end(outcome)
         now = time.monotonic()
         self.journal.stage(
             Told(
@@ -156,7 +148,7 @@ class Ledger(Host):
                 trial.attempt,
                 state,
                 value,
-                tuple(trial.estimates),
+                tuple(trial.estimates) if trial.estimates else (),
                 trial.cost,
                 round(now - trial.started, 6),  # as the log will have it
                 self.before + now - self._began,
@@ -212,6 +204,21 @@ class Ledger(Host):
             raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
         self.journal.stage(Saved(trial.id, trial.attempt, _small(state)), trial)
         await self.journal.commit()
+
+
+def _end(outcome: Outcome) -> tuple[TrialState, str | None]:
+    """How a trial ended that did not complete, and by which error."""
+    match outcome:
+        case Pruned():
+            return "pruned", None
+        case Failed(raised):
+            return "failed", f"{type(raised).__qualname__}: {raised}"[:1000]
+        case Interrupted():
+            return "interrupted", None
+        case Completed(value):
+            return ("nan" if math.isnan(value) else "completed"), None
+        case _:
+            assert_never(outcome)
 
 
 def _small(state: Any) -> Any:

@@ -97,6 +97,8 @@ class Ended(NamedTuple):
 
 Fact: TypeAlias = Header | Run | Asked | Saved | Told | PrunerSaw | Ended
 
+_NOTHING: Mapping[str, Any] = {}
+
 FINISHED = frozenset({"steps", "runtime", "cost", "exhausted"})
 """Reasons after which the next run gets a new budget; after any other it continues the old one."""
 
@@ -150,11 +152,13 @@ class State:
 
     def fold(self, fact: Fact) -> State:
         """Takes one fact in, in place, and returns itself."""
+        if isinstance(fact, Asked):  # the two that are many, before a `match`, which is slower
+            self._asked(fact)
+            return self
+        if isinstance(fact, Told):
+            self._told(fact)
+            return self
         match fact:
-            case Asked():
-                self._asked(fact)
-            case Told():
-                self._told(fact)
             case Saved():
                 self._saved(fact)
             case Header():
@@ -171,23 +175,28 @@ class State:
         return self
 
     def _asked(self, fact: Asked) -> None:
-        id = fact.id
-        if id < self.next_id and id not in self.pending:
-            return  # finished already
-        before = self.pending.get(id)
-        new = Pending(id, fact.attempt, fact.values, fact.origin, fact.note, None, fact.foreign or {})
-        if before is not None:
-            new.saved = before.saved
+        id, attempt, values, origin, note, foreign, key = fact
+        before = None
+        if id >= self.next_id:
+            self.next_id = id + 1
+        else:
+            before = self.pending.get(id)
+            if before is None:
+                return  # finished already
+        new = Pending(id, attempt, values, origin, note, None if before is None else before.saved, foreign or _NOTHING)
         self.pending[id] = new
-        self.next_id = max(self.next_id, id + 1)
-        self.initial_asked = self.initial_asked or fact.origin == "initial"
-        key = None
-        if self.seen is not None and not fact.foreign:
-            key = fact.key if fact.key is not None else self.space.key(fact.values)
-            if key in self.seen:
+        if origin == "initial":
+            self.initial_asked = True
+        seen = self.seen
+        if seen is None or foreign:
+            key = None
+        else:
+            if key is None:
+                key = self.space.key(values)
+            if key in seen:
                 key = None
             else:
-                self.seen.add(key)
+                seen.add(key)
                 if self.trial_of is not None:
                     self.trial_of[key] = id
         if self._undo is not None:
@@ -201,32 +210,30 @@ class State:
                 self._undo.append((before, None, None))
 
     def _told(self, fact: Told) -> None:
-        asked = self.pending.get(fact.id)
-        self.elapsed = max(self.elapsed, fact.elapsed)
+        id, attempt, state, value, estimates, cost, seconds, elapsed, error = fact
+        if elapsed > self.elapsed:
+            self.elapsed = elapsed
+        asked = self.pending.get(id)
         if asked is None:
             return
-        if fact.state == "interrupted":
-            self.cost += fact.cost
+        if state == "interrupted":
+            self.cost += cost
             return
-        del self.pending[fact.id]
+        del self.pending[id]
         table = self.table
-        row = table.append(
-            fact.id, fact.attempt, asked.values, asked.origin, fact.state, fact.value, fact.seconds, fact.elapsed
-        )
-        if fact.estimates:
-            table.estimates[row] = fact.estimates
-        if fact.cost:
-            table.costs[row] = fact.cost
-            self.cost += fact.cost
-        if fact.error is not None:
-            table.errors[row] = fact.error
+        row = table.append(id, attempt, asked.values, asked.origin, state, value, seconds, elapsed)
+        if estimates:
+            table.estimates[row] = estimates
+        if cost:
+            table.costs[row] = cost
+            self.cost += cost
+        if error is not None:
+            table.errors[row] = error
         if asked.note is not None:
             table.notes[row] = asked.note
         if asked.foreign:
             table.foreign[row] = asked.foreign
-        if fact.state == "completed" and (
-            self.best_row < 0 or self.sign * fact.value > self.sign * table.values[self.best_row]
-        ):
+        if state == "completed" and (self.best_row < 0 or self.sign * value > self.sign * table.values[self.best_row]):
             self.best_row = row
         if self._undo is not None:
             self._undo.append((asked, None, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +21,8 @@ class View:
     temperature: float
     seeding_fixed: bool = False
     """Whether the user said how long to seed; otherwise the sampler may stop earlier."""
+    stream: Callable[[int], Generator] | None = None
+    """Random streams by number, apart from those of trials, for what a sampler makes for many trials at once."""
 
     @property
     def space(self) -> Space:

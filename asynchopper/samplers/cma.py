@@ -68,6 +68,14 @@ class Distribution:
         y += self.mean
         return y
 
+    def samples(self, noise: Vector) -> Vector:
+        """As `sample`, a row each."""
+        y = self.step * (product(noise, self.root.T) if self.full else self.root * noise)
+        if self._extra is not None:
+            y += self._extra * np.sign(noise)
+        y += self.mean
+        return y
+
     def _widen(self) -> None:
         if self.floor is not None:
             sd = self.step * (np.sqrt(np.diag(self.cov)) if self.full else self.root)

@@ -34,9 +34,11 @@ class Latent:
         """Leaves with many: (leaf, first coordinate, one past the last). They follow the scalars."""
         self.options: list[int] = []
         """Leaves that are moved by name: options without an order, and what has moves of its own."""
+        owned = False
         for leaf in space.leaves:
             param = leaf.param
             own = param.user_sample is not None or param.user_mutate is not None
+            owned = owned or own
             if isinstance(param, Array) and not own:
                 self.arrays.append((leaf.index, 0, 0))
             elif (isinstance(param, Scalar) or (isinstance(param, Choice) and param.ordinal)) and not own:
@@ -52,6 +54,8 @@ class Latent:
         self.n = d + len(self.options)
         """How many things can move."""
         self.narrow = not self.arrays and d <= _NARROW
+        self.simple = self.narrow and space.packed and not owned
+        """Whether candidates are columns of numbers and options, all of which the moves here can move."""
         self.plain = all(isinstance(leaf.param, (Scalar, Choice)) for leaf in space.leaves)
         """Whether candidates can be compared with `==`."""
         params = [space.leaves[i].param for i in self.scalars]

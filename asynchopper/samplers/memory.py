@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from asynchopper.history import COMPLETED
@@ -59,12 +60,18 @@ class Memory:
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
         self.steps = [tuning.first_step] * MOVES
-        self.odds = list(tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds)
+        self._blocks = tuning.block and self.latent.simple
+        self._odds: Sequence[float] | None = tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds
+        self._counts = self.won, self.tried
         self.distribution: Distribution | None = None
         self.completed = 0
         self.learnt = 0
         self.spent = 0.0
         """Seconds that all evaluations took together."""
+        self.due = 1
+        """How many trials have to be finished for `catch_up` to do anything."""
+        self.swift = False
+        """Whether results are so many and come so quickly that candidates are made by the block."""
         self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
         """How many trials have to be finished for the distribution to begin."""
         self.recent: deque[int] = deque(maxlen=tuning.latest)
@@ -83,6 +90,8 @@ class Memory:
 
     def patient(self, state: State) -> bool:
         """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""
+        if self.swift:
+            return False
         t = self.tuning
         steps = state.run.budget.get("steps") if state.run is not None else None
         if isinstance(steps, int) and steps <= t.few_steps:
@@ -91,26 +100,44 @@ class Memory:
         return mean >= t.slow and mean >= t.slow_each * (1 + len(state.pending))
 
     def catch_up(self, state: State) -> None:
-        """Folds the rows that are new."""
-        table = state.table
-        end = len(table)
+        """Folds the rows that are new: all of them, or where they come swiftly, whole granules only."""
+        end, elapsed, t = len(state.table), state.table.elapsed, self.tuning
+        while self.rows < end:
+            size = t.granule(self.rows)
+            full = self.rows - self.rows % size + size
+            if self.swift and full > end:
+                return
+            self._take_in(state, min(full, end))
+            self.due = self.rows + 1
+            if self.rows == full:  # looked at only here, so that it is a fold as well
+                pace = (elapsed[full - 1] - elapsed[full - size]) / size
+                self.swift = self._blocks and full >= t.block_after and 0.0 < pace < t.block_pace
+                if self.swift:
+                    self.due = full + t.granule(full)
+
+    def _take_in(self, state: State, end: int) -> None:
+        table, sign, notes, losses = state.table, self.sign, state.table.notes, self._losses
+        values, seconds, states = table.values, table.seconds, table.states
         for row in range(self.rows, end):
-            self.spent += table.seconds[row]
-            if table.states[row] == COMPLETED:
-                loss = self._loss(state, row)
-                note = table.notes.get(row)
-                self.completed += 1
-                if note is not None and _is_ours(note, row):
-                    self._learn(state, loss, row, note)
-                if len(self.elites) < self.room or loss < self._losses[-1]:
-                    self._keep(self._elite(state, loss, row))
-                self.recent.append(row)
-                if self.completed >= self.checkpoint * 1.25 + 1:
-                    self.checkpoint = self.completed
-                    fitted = self.tuning.fitted
-                    self.sampled = self._some(state, 2 * fitted // 3, fitted // 3)
-                if self.completed == self.first and self.latent.d:
-                    self._begin()
+            self.spent += seconds[row]
+            if states[row] != COMPLETED:
+                continue
+            loss = -sign * values[row]
+            if not -_LARGEST <= loss <= _LARGEST:
+                loss = min(max(loss, -_LARGEST), _LARGEST)
+            self.completed += 1
+            note = notes.get(row)
+            if note is not None and _is_ours(note, row):
+                self._learn(state, loss, row, note)
+            if len(losses) < self.room or loss < losses[-1]:
+                self._keep(self._elite(state, loss, row))
+            self.recent.append(row)
+            if self.completed >= self.checkpoint * 1.25 + 1:
+                self.checkpoint = self.completed
+                fitted = self.tuning.fitted
+                self.sampled = self._some(state, 2 * fitted // 3, fitted // 3)
+            if self.completed == self.first and self.latent.d:
+                self._begin()
         self.rows = end
 
     def _loss(self, state: State, row: int) -> float:
@@ -132,26 +159,37 @@ class Memory:
         """What the outcome says about the move that made the trial."""
         move, step, parent = note
         t = self.tuning
-        success = loss < -self.sign * state.table.values[parent]
         self.tried[move] += 1.0
-        if success:
+        if loss < -self.sign * state.table.values[parent]:
             self.won[move] += 1.0
-        if move < CMA:
-            old = self.steps[move]
-            if success:
-                self.steps[move] = min(t.longest_step, t.grow * math.sqrt(old * step)) if step > 0 else old
-            else:
-                self.steps[move] = max(t.shortest_step, t.shrink * old)
+            if move < CMA and step > 0:
+                self.steps[move] = min(t.longest_step, t.grow * math.sqrt(self.steps[move] * step))
+        elif move < CMA:
+            shorter = t.shrink * self.steps[move]
+            self.steps[move] = (
+                shorter if shorter >= t.shortest_step else t.first_step
+            )  # nothing is left to be found here
         if self.distribution is not None and (move == CMA or loss < self._losses[0]):
             self.distribution.feed(loss, self._elite(state, loss, row).vector)
+            if self.distribution.step < t.shortest_step:
+                self._begin()  # as wide as at first, around what is best
         self.learnt += 1
         if self.learnt % t.every == 0:
             self.tried = [t.memory * n for n in self.tried]
             self.won = [t.memory * n for n in self.won]
             if self.latent.d <= t.wide:
-                rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won, self.tried, strict=True)]
-                total = sum(rates)
-                self.odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
+                self._counts = self.won[:], self.tried[:]
+                self._odds = None
+
+    @property
+    def odds(self) -> Sequence[float]:
+        """How probable each move is, by what it has achieved up to the last `every` outcomes."""
+        if self._odds is None:
+            t = self.tuning
+            rates = [(w + 0.1) / (n + 0.4) for w, n in zip(*self._counts, strict=True)]
+            total = sum(rates)
+            self._odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
+        return self._odds
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""

@@ -9,6 +9,7 @@ from weakref import ref
 import numpy as np
 
 from asynchopper.samplers.base import View
+from asynchopper.samplers.block import Blocks, Keyed
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
@@ -26,6 +27,7 @@ class PortfolioSampler:
         self._state: ref[State] | None = None
         self._memory: Memory | None = None
         self._screen: Screen | None = None
+        self._blocks: Blocks | None = None
 
     def propose(self, view: View, rng: Generator) -> Proposal:
         state = view.state
@@ -38,13 +40,23 @@ class PortfolioSampler:
             return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
+    def ahead(self, view: View) -> Keyed | None:
+        """A candidate of those that were made together, and its key, where there are such; it needs no draws of its own."""
+        memory = self._recall(view.state)
+        if not memory.swift or not memory.elites or (view.seeding and view.seeding_fixed):
+            return None
+        if self._blocks is None or self._blocks.memory is not memory:
+            self._blocks = Blocks(Screen(memory, self._tuning))
+        return self._blocks.next(view)
+
     def _recall(self, state: State) -> Memory:
         """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
         memory = self._memory
-        if memory is None or self._state is None or self._state() is not state or memory.rows > len(state.table):
+        told = len(state.table.ids)
+        if memory is None or self._state is None or self._state() is not state or memory.rows > told:
             memory = self._memory = Memory(state, self._tuning)
             self._state = ref(state)
-        if memory.rows < len(state.table):
+        if told >= memory.due:
             memory.catch_up(state)
         return memory
 

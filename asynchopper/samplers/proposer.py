@@ -20,6 +20,7 @@ Duplicates: TypeAlias = Literal["reject", "reuse", "allow"]
 _SAMPLER_TRIES = 16  # redraws from the sampler before drawing from the whole space
 _SPACE_TRIES = 64  # redraws from the whole space before counting through it, or giving up where that is impossible
 _UNKNOWN_TRIES = 1000  # the same, for spaces whose size is unknown
+_BATCHES = 2**63  # what separates the lanes of batches from those of trials
 _COUNTABLE = 2**40  # larger finite spaces are never used up in practice
 
 
@@ -68,8 +69,11 @@ class Proposer:
         self._sampler, self._schedule = sampler, schedule
         self._guesses = guesses
         self.guesses_used = 0
-        self._streams = Streams(seed)
+        self._seed, self._streams = seed, Streams(seed)
         self._thinks = getattr(sampler, "thinks", None)
+        self._ahead = getattr(sampler, "ahead", None)
+        self._together: Streams | None = None
+        self._fixed = schedule.fixed
         self._counted = 0  # every point of the counting order before this one has been asked
 
     def thinks(self, state: State) -> bool:
@@ -78,8 +82,38 @@ class Proposer:
 
     def next(self, state: State, elapsed: float, progress: float) -> Next | None:
         """The next candidate, or `None` when the space is used up. `progress` is the budget's, from 0 to 1."""
-        space, id = state.space, state.next_id
-        rng = self._streams.at(id, self._lane)
+        if self.guesses_used < len(self._guesses) or not state.initial_asked:
+            first = self._first(state)
+            if first is not None:
+                return first
+        schedule, seen = self._schedule, state.seen
+        view = View(
+            state,
+            progress,
+            schedule.seeding(state, progress, elapsed),
+            schedule.temperature(progress),
+            self._fixed,
+            self._stream,
+        )
+        if self._ahead is not None:
+            found = self._ahead(view)
+            if found is not None:
+                return Next(found[1], found[0])
+        rng = self._streams.at(state.next_id, self._lane)
+        proposal = self._sampler.propose(view, rng)
+        if seen is None:
+            return Next(proposal, None)
+        key = state.space.key(proposal.values)
+        if key not in seen:
+            return Next(proposal, key)
+        if state.trial_of is not None and (row := _finished_row(state, state.trial_of[key])) is not None:
+            return Next(proposal, key, row)
+        return self._other(view, rng)
+
+    def _first(self, state: State) -> Next | None:
+        """What comes before anything that a sampler proposes, and was never asked."""
+        space = state.space
+        rng = self._streams.at(state.next_id, self._lane)
         while self.guesses_used < len(self._guesses):
             guess = self._guesses[self.guesses_used]
             self.guesses_used += 1
@@ -92,20 +126,13 @@ class Proposer:
             key = self._key(state, values)
             if key is None or state.seen is None or key not in state.seen:
                 return Next(Proposal(values, "initial"), key)
-        view = View(
-            state,
-            progress,
-            self._schedule.seeding(state, progress, elapsed),
-            self._schedule.temperature(progress),
-            self._schedule.fixed,
-        )
-        proposal = self._sampler.propose(view, rng)
-        key = self._key(state, proposal.values)
-        if key is None or state.seen is None or key not in state.seen:
-            return Next(proposal, key)
-        if state.trial_of is not None and (row := _finished_row(state, state.trial_of[key])) is not None:
-            return Next(proposal, key, row)
-        return self._other(view, rng)
+        return None
+
+    def _stream(self, number: int) -> Generator:
+        """The stream of a batch, apart from those of the trials."""
+        if self._together is None:
+            self._together = Streams(self._seed)
+        return self._together.at(number, self._lane + _BATCHES)
 
     def _other(self, view: View, rng: Generator) -> Next | None:
         """A candidate that has not been asked, when the sampler's first one had."""

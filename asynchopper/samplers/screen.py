@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ class Candidates(NamedTuple):
     z: Vector
     codes: Codes
     parents: list[Elite]
+    chosen: Codes
+    """The ranks of the parents."""
     moves: list[int]
     steps: Vector
     order: list[int]
@@ -112,7 +115,7 @@ class Screen:
         through a cycle, so that candidates that are out together differ."""
         state = view.state
         model = self._model(state)
-        made = self._candidates(view.temperature, rng)
+        made = self.candidates(self.tuning.candidates, view.temperature, rng)
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(state))
         betas = self.tuning.betas
         beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
@@ -144,10 +147,10 @@ class Screen:
                 codes[off, column - self.latent.d] = -1
         return out
 
-    def _candidates(self, temperature: float, rng: Generator) -> Candidates:
-        memory, latent, t = self.memory, self.latent, self.tuning
+    def candidates(self, counts: Sequence[int], temperature: float, rng: Generator) -> Candidates:
+        """So many candidates from each move, and from the whole space, in this order."""
+        memory, latent = self.memory, self.latent
         d, n, elites = latent.d, max(1, latent.n), memory.elites
-        counts = t.candidates
         m = sum(counts)
         kind = np.repeat(np.arange(len(counts)), counts)
         few = min(len(elites), 10)
@@ -170,7 +173,7 @@ class Screen:
             rows = kind == DIFFERENCE
             if k := counts[DIFFERENCE]:
                 pool = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
-                vectors, _ = self._points(elites[:pool])
+                vectors = np.array([e.vector for e in elites[:pool]])
                 force = rng.uniform(0.2, 1.0, (k, 1))
                 move_to = z[rows] + force * (vectors[rng.integers(pool, size=k)] - vectors[rng.integers(pool, size=k)])
                 move_to += np.where(rng.random((k, 1)) < 0.3, force * (vectors[0] - z[rows]), 0.0)
@@ -182,7 +185,7 @@ class Screen:
                 z[rows] += np.where(rng.random((k, d)) < temperature, jump, 0.0)
             rows = kind == CMA
             if counts[CMA] and memory.distribution is not None:
-                z[rows] = np.array([memory.distribution.sample(e) for e in noise[rows]])
+                z[rows] = memory.distribution.samples(noise[rows])
             rows = kind == CMA + 1
             z[rows] = rng.random((counts[CMA + 1], d))
             z = latent.reflect(z)
@@ -203,7 +206,7 @@ class Screen:
         if self.features.parents:
             z[self._inactive(z, codes)] = 0.5
         parents = [elites[i] for i in chosen.tolist()]
-        return Candidates(z, codes, parents, np.minimum(kind, CMA).tolist(), steps, [])
+        return Candidates(z, codes, parents, chosen, np.minimum(kind, CMA).tolist(), steps, [])
 
     def _activate(self, z: Vector, codes: Codes, before: Codes, elites: list[Elite], rng: Generator) -> Vector:
         """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random."""

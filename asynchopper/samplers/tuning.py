@@ -49,6 +49,11 @@ class Tuning:
     slow: float = 0.05
     slow_each: float = 0.01
 
+    # when candidates are made by the block: past so many trials, where less than so many seconds pass between results
+    block: bool = True
+    block_after: int = 1024
+    block_pace: float = 0.0025
+
     # what it sees: features, the best trials, the latest, and those that its lengths are fitted to
     model_width: int = 128
     best: int = 100
@@ -60,6 +65,11 @@ class Tuning:
     unscreened_among: float = 0.25
     candidates: tuple[int, ...] = (60, 60, 20, 10, 25, 15)
     betas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+
+    @staticmethod
+    def granule(rows: int) -> int:
+        """How many trials have to finish for the next block to know of them, and how many candidates it holds."""
+        return 64 if rows < 2048 else 128 if rows < 4096 else 256
 
     def unscreened(self, running: int) -> float:
         """The part of the proposals that the model has no say in: more of them where more candidates are out."""

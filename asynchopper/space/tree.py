@@ -39,6 +39,8 @@ class Space:
         self.cardinality = cardinality(self._root)
         self._flat = self._flat_template()
         self._pack = self._packer()
+        self.packed = self._pack is not None
+        """Whether a candidate is nothing but scalars of at most 64 bits, all of them there every time."""
         self._plain = None if self.conditional else self._plain_forms()
 
     def __repr__(self) -> str:
