@@ -15,7 +15,9 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from asynchopper.history import Table
+import numpy as np
+
+from asynchopper.history import COMPLETED, Rows, Table
 from asynchopper.space import Space
 from asynchopper.trial import STATES, Pending, Values
 from asynchopper.trial import State as TrialState
@@ -237,6 +239,25 @@ class State:
             self.best_row = row
         if self._undo is not None:
             self._undo.append((asked, None, None))
+
+    def asked_all(self, last: int, initial: bool) -> None:
+        """Counts trials that somebody else keeps while they are out: the last one's id, and whether one was the first guess."""
+        self.next_id = max(self.next_id, last + 1)
+        self.initial_asked = self.initial_asked or initial
+
+    def told_all(self, rows: Rows) -> None:
+        """Takes in finished trials, in the order in which they were told, as `fold` does one by one."""
+        start = len(self.table)
+        self.table.extend(rows)
+        self.elapsed = max(self.elapsed, float(rows.elapsed.max()))
+        for cost in rows.costs.values():
+            self.cost += cost
+        completed = np.flatnonzero(rows.states == COMPLETED)
+        if len(completed):
+            losses = -self.sign * rows.values[completed]
+            i = int(completed[losses.argmin()])
+            if self.best_row < 0 or self.sign * float(rows.values[i]) > self.sign * self.table.values[self.best_row]:
+                self.best_row = start + i
 
     # -- taking back what could not be made durable
 
