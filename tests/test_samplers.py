@@ -14,6 +14,7 @@ import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
+from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.model import Lengths, Surrogate, squash
 from asynchopper.space import Space
 from asynchopper.state import Asked, Header, Run, State, Told
@@ -90,6 +91,34 @@ def test_it_beats_two_stages_by_far_on_a_bowl(slots: int, seconds: float) -> Non
         ours.append(Driven(NUMBERS, 500, seed, seconds).run(sphere, 200 if seconds else 500, slots))
         theirs.append(Driven(NUMBERS, 500, seed, seconds, ah.TwoStageSampler()).run(sphere, 500, slots))
     assert np.median(ours) < 0.1 * np.median(theirs)
+
+
+@pytest.mark.parametrize("slots", [1, 16, 64])
+def test_hundreds_of_numbers_come_nearer_with_any_number_of_slots(slots: int) -> None:
+    def away(params: dict[str, Any]) -> float:
+        return float(np.sum((params["w"] - 1.7) ** 2))
+
+    tree = {"w": ah.float(-5, 5, shape=200)}
+    ends = [Driven(tree, 800, seed).run(away, 800, slots) for seed in range(3)]
+    assert np.median(ends) < 0.35 * 200 * 1.7**2  # the middle, where it begins, is worth all of that
+
+
+def test_a_point_counts_from_the_mean_that_it_was_drawn_around() -> None:
+    def moved(late: int) -> Any:
+        """Where the mean is after two generations, when so many points of the second were drawn before the first."""
+        rng, d = np.random.default_rng(5), 90
+        it = Diagonal([(0.0, np.full(d, 0.5))], 0.1, np.zeros(d))
+        it.scaling = 0.0  # so that the same noise gives the same step in both generations
+        noise = rng.standard_normal((it.size, d))
+        early = [it.sample(e) for e in noise[:late]]
+        for n in range(it.size):
+            it.feed(float(n), it.sample(rng.standard_normal(d)), 0.0)
+        for n, e in enumerate(noise):
+            it.feed(float(n), early[n] if n < late else it.sample(e), float(n >= late))
+        assert it.generation == 2
+        return it.mean
+
+    assert np.allclose(moved(0), moved(7), atol=1e-12)
 
 
 def test_options_are_learnt() -> None:

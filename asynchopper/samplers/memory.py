@@ -12,7 +12,8 @@ from collections import deque
 from typing import Any
 
 from asynchopper.history import COMPLETED
-from asynchopper.samplers.cma import Distribution
+from asynchopper.samplers.cma import FULL, Distribution
+from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.latent import Latent, Vector
 from asynchopper.samplers.tuning import CMA, MOVES, Tuning
 from asynchopper.state import State
@@ -60,7 +61,7 @@ class Memory:
         self.won = [0.0] * MOVES
         self.steps = [tuning.first_step] * MOVES
         self.odds = list(tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds)
-        self.distribution: Distribution | None = None
+        self.distribution: Distribution | Diagonal | None = None
         self.completed = 0
         self.learnt = 0
         self.spent = 0.0
@@ -143,7 +144,7 @@ class Memory:
             else:
                 self.steps[move] = max(t.shortest_step, t.shrink * old)
         if self.distribution is not None and (move == CMA or loss < self._losses[0]):
-            self.distribution.feed(loss, self._elite(state, loss, row).vector)
+            self.distribution.feed(loss, self._elite(state, loss, row).vector, step if move == CMA else -1.0)
         self.learnt += 1
         if self.learnt % t.every == 0:
             self.tried = [t.memory * n for n in self.tried]
@@ -166,7 +167,8 @@ class Memory:
     def _begin(self) -> None:
         """The seeds are in: the distribution starts from them."""
         points = [(e.loss, e.vector) for e in self.elites]
-        self.distribution = Distribution(points, self.tuning.cma_step, self.latent.widths)
+        made = Distribution if self.latent.d <= FULL else Diagonal
+        self.distribution = made(points, self.tuning.cma_step, self.latent.widths)
 
 
 def _is_ours(note: Any, row: int) -> bool:

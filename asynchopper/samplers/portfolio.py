@@ -119,7 +119,7 @@ class PortfolioSampler:
         if move == CMA:
             assert memory.distribution is not None
             point = memory.distribution.sample(rng.standard_normal(d)).tolist()
-            z, moved = point, list(range(d))
+            z, moved, step = point, list(range(d)), float(memory.distribution.generation)
             flips = self._flips(memory, us, 1.0 / max(2, latent.n))
             origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
         else:
@@ -179,7 +179,7 @@ class PortfolioSampler:
         new = tuple(values)
         if latent.plain and new == parent.values:
             new = self._nudge(memory, values, rng)
-        return Proposal(new, "local", [move, float(f"{step:.4g}"), origin])
+        return Proposal(new, "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
     def _flips(self, memory: Memory, us: list[float], p: float) -> list[int]:
         latent = memory.latent
@@ -246,7 +246,12 @@ class PortfolioSampler:
         moved: np.ndarray[Any, np.dtype[np.bool_]] | None = None
         if move == CMA:
             assert memory.distribution is not None
-            z = memory.distribution.sample(rng.standard_normal(d))
+            z, step = memory.distribution.sample(rng.standard_normal(d)), float(memory.distribution.generation)
+            if view.progress * self._tuning.wide_end > (1.0 - view.progress) * view.state.next_id:
+                near = (
+                    0.1 + 0.3 * us[2]
+                )  # the mean is better than what is drawn around it, and a search is its best trial
+                z = memory.distribution.mean + near * (z - memory.distribution.mean)
             origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
             rate = 1.0 / n
         elif move == DENSE:
@@ -283,7 +288,7 @@ class PortfolioSampler:
                 self._flip(memory, values, flips, move, view.temperature, rng)
         if latent.space.conditional:
             self._settle(memory, values, rng)
-        return Proposal(tuple(values), "local", [move, float(f"{step:.4g}"), origin])
+        return Proposal(tuple(values), "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
     def _some(self, k: int, d: int, rng: Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """A mask with about `k` of `d` set, and at least one."""

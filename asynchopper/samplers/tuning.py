@@ -35,7 +35,9 @@ class Tuning:
     """Its points are a success when they beat the elite of this rank."""
     wide: int = 48
     """Coordinates; above, the distribution leads, the odds are fixed, and there is no model."""
-    wide_odds: tuple[float, ...] = (0.1, 0.05, 0.05, 0.0, 0.8)
+    wide_end: float = 16.0
+    """The last candidates of a budget, which are drawn near the mean."""
+    wide_odds: tuple[float, ...] = (0.0, 0.1, 0.0, 0.0, 0.9)
 
     # seeds: this many for each thing that can move, but no more than a part of the budget, nor than a number
     seeds_per_number: float = 2.0
