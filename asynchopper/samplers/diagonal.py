@@ -5,7 +5,7 @@ mean gets with each of them. So all points have a say, the bad ones too: Arnold,
 strategies", TCS 361 (2006), doubles the progress on a sphere with that. A point counts from the mean that it was drawn
 around: seen from the present one, all that were drawn earlier would lie to the rear. The step follows the ranks of one
 generation among those of the one before: Loshchilov, "LM-CMA: an alternative to L-BFGS for large scale black-box
-optimization", arXiv:1511.00221, section 3.2. The scales: Ros and Hansen, "A Simple Modification in CMA-ES", PPSN 2008.
+optimization", arXiv:1511.00221. The scales: Ros and Hansen, "A Simple Modification in CMA-ES", PPSN 2008.
 """
 
 from __future__ import annotations
