@@ -15,7 +15,7 @@ from asynchopper.history import COMPLETED
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.latent import Latent, Vector
-from asynchopper.samplers.tuning import CMA, MOVES, Tuning
+from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
 
@@ -59,6 +59,7 @@ class Memory:
         self.room = max(4, min(tuning.elites, 40_000_000 // (8 * max(1, self.latent.d))))
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
+        self.bets, self.gains = [0.0, 0.0], [0.0, 0.0]
         self.steps = [tuning.first_step] * MOVES
         self.odds = list(tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds)
         self.distribution: Distribution | Diagonal | None = None
@@ -143,16 +144,34 @@ class Memory:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(old * step)) if step > 0 else old
             else:
                 self.steps[move] = max(t.shortest_step, t.shrink * old)
+        elif move == QUADRATIC:
+            old = self.steps[move]
+            if success:
+                self.steps[move] = min(t.longest_step, t.grow * math.sqrt(old * step)) if step > 0 else old
+            else:
+                self.steps[move] = max(1e-10, t.closer * min(old, 4.0 * step))
+        better = loss < self._losses[0]
+        self.bets[move == QUADRATIC] += 1.0
+        self.gains[move == QUADRATIC] += better
         if self.distribution is not None and (move == CMA or loss < self._losses[0]):
             self.distribution.feed(loss, self._elite(state, loss, row).vector, step if move == CMA else -1.0)
         self.learnt += 1
         if self.learnt % t.every == 0:
             self.tried = [t.memory * n for n in self.tried]
             self.won = [t.memory * n for n in self.won]
+            self.bets = [t.memory * n for n in self.bets]
+            self.gains = [t.memory * n for n in self.gains]
             if self.latent.d <= t.wide:
-                rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won, self.tried, strict=True)]
+                rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won[:QUADRATIC], self.tried[:QUADRATIC], strict=True)]
                 total = sum(rates)
                 self.odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
+
+    @property
+    def quadratic(self) -> float:
+        """The share of proposals that the quadratic gets."""
+        low, high = self.tuning.quadratic
+        others, own = [(g + 0.5) / (n + 1.0) for g, n in zip(self.gains, self.bets, strict=True)]
+        return min(max(own / (own + others), low), high)
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""

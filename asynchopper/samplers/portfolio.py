@@ -12,7 +12,7 @@ from asynchopper.samplers.base import View
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
-from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SPARSE, Tuning
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SPARSE, Tuning
 from asynchopper.space import Generator
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -35,6 +35,10 @@ class PortfolioSampler:
         ):
             return Proposal(state.space.sample(rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
+            if rng.random() < memory.quadratic:
+                found = self._downhill(memory, view)
+                if found is not None:
+                    return found
             return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
@@ -86,6 +90,18 @@ class PortfolioSampler:
         else:
             new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist())
         return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
+
+    def _downhill(self, memory: Memory, view: View) -> Proposal | None:
+        assert self._screen is not None
+        found = self._screen.downhill(view)
+        if found is None:
+            return None
+        z, codes, step = found
+        best, seen = memory.elites[0], view.state.seen
+        new = self._written(memory, best, z, codes)
+        if new == best.values or (seen is not None and view.space.key(new) in seen):
+            return None
+        return Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
 
     def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int]) -> Values:
         """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""

@@ -10,7 +10,8 @@ from asynchopper.samplers.base import View
 from asynchopper.samplers.latent import Latent, Vector
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
-from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE, Tuning
+from asynchopper.samplers.quadratic import lowest, quadratic
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SHRINKING, SPARSE, Tuning
 from asynchopper.space import Choice, Generator
 from asynchopper.state import State
 
@@ -117,6 +118,34 @@ class Screen:
         betas = self.tuning.betas
         beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
         return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
+
+    def downhill(self, view: View) -> tuple[Vector, list[int], float] | None:
+        """Where a quadratic around the best trial is lowest, and how far that is; the best's options stay."""
+        memory, latent = self.memory, self.latent
+        best = memory.elites[0]
+        points = memory.known(view.state)
+        z, codes = self._points(points)
+        same = (codes == codes[0]).all(1)
+        own = codes[0].tolist()
+        off = [c for c, owner, option in self.features.parents if own[owner] != option and c < latent.d]
+        alive = np.setdiff1d(np.arange(latent.d), off)
+        if not len(alive) or same.sum() < 4:
+            return None
+        x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
+        away = x - x[0]
+        r2 = (away * away).sum(1)
+        near = np.argsort(r2, kind="stable")[: self.tuning.around]
+        scale = float(np.sqrt(r2[near].mean()))
+        if not scale > 0:
+            return None
+        g, h = quadratic(away[near] / scale, y[near])
+        d = len(alive)
+        radius = memory.steps[QUADRATIC] * np.sqrt(d)
+        s = scale * lowest(g, h, float(radius) / scale, -x[0] / scale, (1.0 - x[0]) / scale)
+        out = best.vector.copy()
+        out[alive] = np.clip(x[0] + s, 0.0, 1.0 - 2**-53)
+        out = self._snap(out[None])[0]
+        return out, own, float(np.linalg.norm(s) / np.sqrt(d))
 
     def _running(self, state: State) -> Vector | None:
         if not state.pending:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DENSE, SPARSE, DIFFERENCE, SHRINKING, CMA = range(5)
-MOVES = 5
+DENSE, SPARSE, DIFFERENCE, SHRINKING, CMA, QUADRATIC = range(6)
+MOVES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,12 @@ class Tuning:
     best: int = 100
     latest: int = 50
     fitted: int = 90
+
+    # the quadratic around the best: the share of proposals that it gets at least and at most, and the points it sees
+    quadratic: tuple[float, float] = (0.1, 0.8)
+    around: int = 100
+    closer: float = 0.7
+    """What a failure multiplies its radius by."""
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05
