@@ -121,6 +121,27 @@ def test_a_point_counts_from_the_mean_that_it_was_drawn_around() -> None:
     assert np.allclose(moved(0), moved(7), atol=1e-12)
 
 
+def test_a_distribution_that_has_shrunk_to_a_point_begins_anew() -> None:
+    rng, d = np.random.default_rng(5), 60
+    it = Diagonal([(0.0, np.full(d, 0.5))], 0.1, np.zeros(d))
+    steps = []
+    for _ in range(8000):
+        z = it.sample(rng.standard_normal(d))
+        it.feed(float(np.sum((z - 0.5) ** 2)), z, float(it.generation))
+        steps.append(it.step)
+    assert 0 < min(steps) < 1e-5 and max(steps[steps.index(min(steps)) :]) >= 0.1
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_a_few_short_arrays_are_no_obstacle_to_a_model(slots: int) -> None:
+    def away(params: dict[str, Any]) -> float:
+        return float(np.sum((params["v"] - 0.4) ** 2) + np.sum((params["w"] + 0.2) ** 2))
+
+    tree = {"v": ah.float(-1, 1, shape=4), "w": ah.float(-1, 1, shape=(2, 3))}
+    drawn = Driven(tree, 100, sampler=RandomSampler()).run(away, 100)
+    assert Driven(tree, 100).run(away, 100, slots) < 0.1 * drawn
+
+
 def test_options_are_learnt() -> None:
     tree = {f"c{i}": ah.choice(*"abcdef") for i in range(8)}
 

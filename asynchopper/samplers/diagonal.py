@@ -22,8 +22,9 @@ _NUMBERS = 8_000_000  # in the points of a generation, and in the means that are
 _MEANS = 64  # of so many generations, at most
 _LONGEST = 2.0  # times the usual length: how far from its mean a point may seem to be
 _RATE = 0.7  # of the way that a generation points to is gone
-_ENOUGH = 0.4  # how much better than the last a generation has to be for a longer step, from -1 to 1
+_ENOUGH = 0.3  # how much better than the last a generation has to be for a longer step, from -1 to 1
 _FOLLOW = 0.3  # the weight of the last generation in that
+_SHORTEST = 1e-6  # a step this short finds nothing more where the mean is; the first one comes again
 
 
 class Diagonal:
@@ -39,7 +40,7 @@ class Diagonal:
         best = sorted(points, key=lambda p: p[0])[: max(1, min(size // 2, len(points) // 2))]
         w = math.log(len(best) + 0.5) - np.log(np.arange(1, len(best) + 1))
         self.mean: Vector = np.asarray(sum(wi * z for wi, (_, z) in zip(w / w.sum(), best, strict=True)))
-        self.step = step
+        self.step = self.first_step = step
         self.root: Vector = np.ones(d)
         """The scales."""
         self.floor = 0.3 * widths if widths.any() else None
@@ -95,4 +96,6 @@ class Diagonal:
         ranks[order] = np.arange(2 * n)
         better = float(ranks[n:].sum() - ranks[:n].sum()) / n**2
         self._trend += _FOLLOW * (better - _ENOUGH - self._trend)
-        self.step = min(max(self.step * math.exp(self._trend), 1e-12), 0.6)
+        self.step = min(self.step * math.exp(self._trend), 0.6)
+        if self.step < _SHORTEST:
+            self.step, self._trend = self.first_step, 0.0

@@ -162,7 +162,9 @@ class Memory:
             self.bets = [t.memory * n for n in self.bets]
             self.gains = [t.memory * n for n in self.gains]
             if self.latent.d <= t.wide:
-                rates = [(w + 0.1) / (n + 0.4) for w, n in zip(self.won[:QUADRATIC], self.tried[:QUADRATIC], strict=True)]
+                rates = [
+                    (w + 0.1) / (n + 0.4) for w, n in zip(self.won[:QUADRATIC], self.tried[:QUADRATIC], strict=True)
+                ]
                 total = sum(rates)
                 self.odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
 

@@ -99,7 +99,7 @@ class PortfolioSampler:
         z, codes, step = found
         best, seen = memory.elites[0], view.state.seen
         new = self._written(memory, best, z, codes)
-        if new == best.values or (seen is not None and view.space.key(new) in seen):
+        if (memory.latent.plain and new == best.values) or (seen is not None and view.space.key(new) in seen):
             return None
         return Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
 

@@ -55,13 +55,17 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector]:
             best = value, theta.copy(), alpha, variance
         m = np.outer(alpha, alpha) / variance - inverted
         diagonal = m.diagonal()
-        slope = 0.5 * np.array(
-            [
-                *(w[i] * float(np.vdot(m, parts[i])) for i in range(4)),
-                w[4] * float(diagonal @ far),
-                w[5] * float(diagonal.sum()),
-            ]
-        ) - 0.04 * away
+        slope = (
+            0.5
+            * np.array(
+                [
+                    *(w[i] * float(np.vdot(m, parts[i])) for i in range(4)),
+                    w[4] * float(diagonal @ far),
+                    w[5] * float(diagonal.sum()),
+                ]
+            )
+            - 0.04 * away
+        )
         turn = slope * before
         pace = np.clip(np.where(turn > 0, 1.3 * pace, np.where(turn < 0, 0.5 * pace, pace)), 1e-2, 2.0)
         before = np.where(turn < 0, 0.0, slope)

@@ -33,8 +33,9 @@ NUMBERS = {"continuous", "continuous-1", "continuous-64", "noisy", "wide", "long
 
 
 def wanted(optimizer: str, suite: str) -> bool:
-    """Whether an optimizer plays in a suite. TPE needs minutes for 1,000 evaluations or hundreds of numbers; Hyperopt's
-    plays where it is at home. A CMA-ES is for numbers: of mixed spaces, it plays in those of integers."""
+    """Whether an optimizer plays in a suite. TPE needs minutes for 1,000 evaluations or hundreds of numbers, and so does
+    Optuna for the latter; Hyperopt's TPE plays where it is at home. A CMA-ES is for numbers: of mixed spaces, it plays
+    in those of integers."""
     name = optimizer.split("@")[0]
     if name == "hyperopt-tpe":
         return suite in ("options", "learning")
@@ -42,7 +43,7 @@ def wanted(optimizer: str, suite: str) -> bool:
         return suite not in ("wide", "long", "continuous-64")
     if name == "ng-CMA":
         return suite in NUMBERS
-    return name != "optuna-cma" or suite in NUMBERS or suite == "mixed-integer"
+    return name != "optuna-cma" or (suite in NUMBERS and suite != "wide") or suite == "mixed-integer"
 
 
 def plays(optimizer: str, suite: str, number: int) -> bool:
