@@ -27,7 +27,7 @@ _LARGEST = 1e6  # times the median; a value above it says no more than one that 
 def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
     """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`.
 
-    The first point is the best one. `None` where nothing can be learnt: all values are equal, or the points are too few or
+    Values are in units of their deviation. The first point is the best one. `None` where nothing can be learnt: all values are equal, or the points are too few or
     too close for their kernel to be inverted.
     """
     n, d = u.shape
@@ -78,7 +78,7 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
     g = w[0] * units[0] * (alpha @ u)
     h = 2.0 * w[3] * units[3] * product(u.T * alpha, u)
     h.flat[:: d + 1] += 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
-    return g * scale, h * scale
+    return g, h
 
 
 def lowest(g: Vector, h: Vector, radius: float, low: Vector, high: Vector) -> Vector:
