@@ -27,8 +27,8 @@ _LARGEST = 1e6  # times the median; a value above it says no more than one that 
 def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
     """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`.
 
-    Values are in units of their deviation. The first point is the best one. `None` where nothing can be learnt: all values are equal, or the points are too few or
-    too close for their kernel to be inverted.
+    It is in units of the values' deviation. The first point is the best one. `None` where nothing can be learnt: all values
+    are equal, or the points are too close for their kernel to be inverted.
     """
     n, d = u.shape
     t = y - y[0]
