@@ -16,6 +16,7 @@ from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.model import Lengths, Surrogate, squash
+from asynchopper.samplers.quadratic import lowest, quadratic
 from asynchopper.space import Space
 from asynchopper.state import Asked, Header, Run, State, Told
 
@@ -347,3 +348,50 @@ def test_running_points_make_the_model_sure_around_them_and_leave_its_mean_alone
     assert np.array_equal(mean, believed)
     assert sure[0] < 0.05 * unsure[0]
     assert sure[1] > 0.5 * unsure[1]
+
+
+def test_a_quadratic_is_found_from_few_points_where_it_is_a_simple_one() -> None:
+    rng = np.random.default_rng(2)
+    bottom = rng.uniform(-0.5, 0.5, 20)
+    u = np.vstack([np.zeros(20), rng.uniform(-1, 1, (30, 20))])  # 231 coefficients, 31 points
+    fitted = quadratic(u, ((u - bottom) ** 2).sum(1))
+    assert fitted is not None
+    s = lowest(*fitted, 10.0, np.full(20, -math.inf), np.full(20, math.inf))
+    assert np.abs(s - bottom).max() < 1e-3
+    near = lowest(*fitted, 0.1, np.full(20, -math.inf), np.full(20, math.inf))
+    assert np.linalg.norm(near) == pytest.approx(0.1)
+    bounded = lowest(*fitted, 10.0, np.full(20, -0.2), np.full(20, 0.2))
+    assert np.allclose(bounded, np.clip(bottom, -0.2, 0.2), atol=1e-3)
+
+
+def test_a_quadratic_lives_with_equal_values_huge_ones_and_points_that_coincide() -> None:
+    rng = np.random.default_rng(2)
+    u = np.vstack([np.zeros((1, 3)), rng.uniform(-1, 1, (20, 3))])
+    assert quadratic(u, np.ones(21)) is None
+    for values in (np.where(u[:, 0] > 0.5, 1e150, (u**2).sum(1)), np.arange(21.0) * 1e148):
+        fitted = quadratic(u, values)
+        assert fitted is not None
+        assert np.isfinite(lowest(*fitted, 1.0, np.full(3, -1.0), np.full(3, 1.0))).all()
+    twice = np.vstack([u, u, u])
+    fitted = quadratic(twice, np.tile((u**2).sum(1), 3) + 1.0)
+    assert fitted is not None and np.isfinite(fitted[1]).all()
+
+
+@pytest.mark.parametrize("slots", [1, 16])
+def test_a_bowl_is_left_at_its_bottom(slots: int) -> None:
+    tree = {f"x{i}": ah.float(-5, 5) for i in range(12)}
+    assert np.median([Driven(tree, 250, seed).run(sphere, 250, slots) for seed in range(3)]) < 1e-6
+
+
+def test_an_optimum_in_a_corner_is_reached() -> None:
+    tree = {f"x{i}": ah.float(0, 1) for i in range(8)}
+    found = Driven(tree, 100).run(lambda p: sum((i + 1) * v for i, v in enumerate(p.values())), 100)
+    assert found < 1e-9
+
+
+def test_no_candidate_comes_twice_where_the_log_does_not_remember_them() -> None:
+    search = Driven(NUMBERS, 200)
+    search.state.remember_candidates(False)
+    search.run(sphere, 60)
+    out = [tuple(search.ask()[1].values()) for _ in range(32)]
+    assert len(set(out)) == 32

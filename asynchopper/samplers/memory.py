@@ -60,6 +60,7 @@ class Memory:
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
         self.bets, self.gains = [0.0, 0.0], [0.0, 0.0]
+        """How often a new best was sought and found: by all the moves, and by the quadratic."""
         self.steps = [tuning.first_step] * MOVES
         self.odds = list(tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds)
         self.distribution: Distribution | Diagonal | None = None
@@ -149,10 +150,10 @@ class Memory:
             if success:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(old * step)) if step > 0 else old
             else:
-                self.steps[move] = max(1e-10, t.closer * min(old, 4.0 * step))
-        better = loss < self._losses[0]
-        self.bets[move == QUADRATIC] += 1.0
-        self.gains[move == QUADRATIC] += better
+                self.steps[move] = max(t.shortest_radius, t.shrink * min(old, 4.0 * step))
+        kind = int(move == QUADRATIC)
+        self.bets[kind] += 1.0
+        self.gains[kind] += float(loss < self._losses[0])
         if self.distribution is not None and (move == CMA or loss < self._losses[0]):
             self.distribution.feed(loss, self._elite(state, loss, row).vector, step if move == CMA else -1.0)
         self.learnt += 1
@@ -170,7 +171,7 @@ class Memory:
 
     @property
     def quadratic(self) -> float:
-        """The share of proposals that the quadratic gets."""
+        """The part of the screened proposals that the quadratic gets."""
         low, high = self.tuning.quadratic
         others, own = [(g + 0.5) / (n + 1.0) for g, n in zip(self.gains, self.bets, strict=True)]
         return min(max(own / (own + others), low), high)

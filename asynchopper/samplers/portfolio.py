@@ -92,14 +92,24 @@ class PortfolioSampler:
         return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
 
     def _downhill(self, memory: Memory, view: View) -> Proposal | None:
+        """The lowest point of a quadratic around the best trial; `None` where there is none that was never asked. So what has
+        been told gives one at most, however many are out."""
         assert self._screen is not None
         found = self._screen.downhill(view)
         if found is None:
             return None
         z, codes, step = found
         best, seen = memory.elites[0], view.state.seen
+        if not step > 0:
+            return None
         new = self._written(memory, best, z, codes)
-        if (memory.latent.plain and new == best.values) or (seen is not None and view.space.key(new) in seen):
+        if seen is not None:
+            known = view.space.key(new) in seen
+        else:
+            fresh = memory.latent.vector(new)
+            others = [best.vector, *(memory.latent.vector(p.values) for p in view.state.pending.values())]
+            known = any(bool((other == fresh).all()) for other in others)
+        if known:
             return None
         return Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
 

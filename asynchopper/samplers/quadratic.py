@@ -19,12 +19,26 @@ _ROUNDS = 10
 _START = np.log(np.array([1.0, 0.3, 0.1, 0.1, 1e-3, 1e-6]))  # slope, one curvature, diagonal, matrix, residual, noise
 _LOW = np.log(np.array([1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12]))
 _HIGH = np.log(np.array([1e4, 1e4, 1e4, 1e4, 1e2, 1e1]))
-_CONSTANT = 100.0
+_CONSTANT = 100.0  # the variance of the value at the origin; large, since nothing is known of it
+_JITTER = 1e-12
+_LARGEST = 1e6  # times the median; a value above it says no more than one that is there
 
 
-def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector]:
-    """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`."""
+def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
+    """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`.
+
+    It is in units of the values' deviation. The first point is the best one. `None` where nothing can be learnt: all values
+    are equal, or the points are too close for their kernel to be inverted.
+    """
     n, d = u.shape
+    t = y - y[0]
+    middle = float(np.median(t))
+    if middle > 0:
+        t = np.minimum(t, _LARGEST * middle)
+    scale = float(t.std())
+    if not scale > 0:
+        return None
+    t = t / scale
     squares = u * u
     r2 = squares.sum(1)
     inner = product(u, u.T)
@@ -33,17 +47,14 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector]:
     parts = [k * unit for k, unit in zip(parts, units, strict=True)]
     far = r2**3
     far = far / max(float(far.mean()), 1e-300)
-    scale = max(float(y.std()), 1e-300)
-    t = (y - y[0]) / scale
-    theta, before = _START.copy(), np.zeros(6)
-    pace = np.full(6, 0.7)
-    best = -math.inf, theta, t, 1.0
-    for _ in range(_ROUNDS + 1):
+    theta, before, pace = _START.copy(), np.zeros(6), np.full(6, 0.7)
+    best: tuple[float, Vector, Vector] | None = None
+    for _ in range(_ROUNDS + 1):  # Rprop, as for the lengths of the process
         w = np.exp(theta)
         k = w[0] * parts[0] + w[1] * parts[1] + w[2] * parts[2] + w[3] * parts[3] + _CONSTANT
-        k.flat[:: n + 1] += w[4] * far + w[5] + 1e-12
+        k.flat[:: n + 1] += w[4] * far + w[5] + _JITTER
         sign, logdet = np.linalg.slogdet(k)
-        if sign <= 0 or not math.isfinite(logdet):
+        if sign <= 0 or not math.isfinite(logdet):  # rounding has made it indefinite: more noise
             theta[5] += 3.0
             continue
         inverted = inverse(k)
@@ -51,30 +62,23 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector]:
         variance = max(float(t @ alpha) / n, 1e-30)
         away = theta - _START
         value = -0.5 * n * math.log(variance) - 0.5 * float(logdet) - 0.02 * float(away @ away)
-        if value > best[0]:
-            best = value, theta.copy(), alpha, variance
+        if best is None or value > best[0]:
+            best = value, theta.copy(), alpha
         m = np.outer(alpha, alpha) / variance - inverted
         diagonal = m.diagonal()
-        slope = (
-            0.5
-            * np.array(
-                [
-                    *(w[i] * float(np.vdot(m, parts[i])) for i in range(4)),
-                    w[4] * float(diagonal @ far),
-                    w[5] * float(diagonal.sum()),
-                ]
-            )
-            - 0.04 * away
-        )
+        rises = [*(float(np.vdot(m, part)) for part in parts), float(diagonal @ far), float(diagonal.sum())]
+        slope = 0.5 * w * np.array(rises) - 0.04 * away
         turn = slope * before
         pace = np.clip(np.where(turn > 0, 1.3 * pace, np.where(turn < 0, 0.5 * pace, pace)), 1e-2, 2.0)
         before = np.where(turn < 0, 0.0, slope)
         theta = np.clip(theta + np.sign(before) * pace, _LOW, _HIGH)
+    if best is None:
+        return None
     w, alpha = np.exp(best[1]), best[2]
     g = w[0] * units[0] * (alpha @ u)
     h = 2.0 * w[3] * units[3] * product(u.T * alpha, u)
     h.flat[:: d + 1] += 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
-    return g * scale, h * scale
+    return g, h
 
 
 def lowest(g: Vector, h: Vector, radius: float, low: Vector, high: Vector) -> Vector:

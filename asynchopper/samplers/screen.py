@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from asynchopper.state import State
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 
 _RUNNING = 64  # running points that the model looks at
+_FEWEST = 4  # points for a quadratic
 _TRIES = 16  # candidates to look at before giving up on finding one that was never asked
 
 
@@ -120,32 +122,36 @@ class Screen:
         return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
 
     def downhill(self, view: View) -> tuple[Vector, list[int], float] | None:
-        """Where a quadratic around the best trial is lowest, and how far that is; the best's options stay."""
+        """Where a quadratic around the best trial is lowest within its radius, the best's options, and the step to it: the
+        root of the mean square over the coordinates. It is made from the trials that have the same options."""
         memory, latent = self.memory, self.latent
-        best = memory.elites[0]
-        points = memory.known(view.state)
+        best, points = memory.elites[0], memory.known(view.state)
         z, codes = self._points(points)
-        same = (codes == codes[0]).all(1)
         own = codes[0].tolist()
-        off = [c for c, owner, option in self.features.parents if own[owner] != option and c < latent.d]
-        alive = np.setdiff1d(np.arange(latent.d), off)
-        if not len(alive) or same.sum() < 4:
+        same = (codes == codes[0]).all(1)
+        alive = np.ones(latent.d, np.bool_)
+        for column, owner, option in self.features.parents:
+            if column < latent.d:
+                alive[column] = own[owner] == option
+        d = int(alive.sum())
+        if not d or same.sum() < _FEWEST:
             return None
         x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
         away = x - x[0]
         r2 = (away * away).sum(1)
         near = np.argsort(r2, kind="stable")[: self.tuning.around]
-        scale = float(np.sqrt(r2[near].mean()))
-        if not scale > 0:
+        scale = math.sqrt(float(r2[near].mean()))
+        fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
+        if fitted is None:
             return None
-        g, h = quadratic(away[near] / scale, y[near])
-        d = len(alive)
-        radius = memory.steps[QUADRATIC] * np.sqrt(d)
-        s = scale * lowest(g, h, float(radius) / scale, -x[0] / scale, (1.0 - x[0]) / scale)
-        out = best.vector.copy()
-        out[alive] = np.clip(x[0] + s, 0.0, 1.0 - 2**-53)
-        out = self._snap(out[None])[0]
-        return out, own, float(np.linalg.norm(s) / np.sqrt(d))
+        radius = memory.steps[QUADRATIC] * math.sqrt(d) / scale
+        bounded = np.ones(d, np.bool_) if latent.bounded is None else latent.bounded[alive]
+        low = np.where(bounded, -x[0] / scale, -math.inf)
+        high = np.where(bounded, (1.0 - x[0]) / scale, math.inf)
+        s = scale * lowest(*fitted, radius, low, high)
+        to = best.vector.copy()
+        to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
+        return self._snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
 
     def _running(self, state: State) -> Vector | None:
         if not state.pending:

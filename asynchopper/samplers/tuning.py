@@ -57,11 +57,11 @@ class Tuning:
     latest: int = 50
     fitted: int = 90
 
-    # the quadratic around the best: the share of proposals that it gets at least and at most, and the points it sees
+    # the quadratic around the best: the least and the largest part of the screened proposals that it gets, the points
+    # that it sees, and the shortest radius, which a smooth function's end needs
     quadratic: tuple[float, float] = (0.1, 0.8)
-    around: int = 100
-    closer: float = 0.7
-    """What a failure multiplies its radius by."""
+    around: int = 90
+    shortest_radius: float = 1e-10
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05
