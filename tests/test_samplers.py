@@ -14,7 +14,9 @@ import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
+from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.model import Lengths, Surrogate, squash
+from asynchopper.samplers.quadratic import lowest, quadratic
 from asynchopper.space import Space
 from asynchopper.state import Asked, Header, Run, State, Told
 
@@ -90,6 +92,55 @@ def test_it_beats_two_stages_by_far_on_a_bowl(slots: int, seconds: float) -> Non
         ours.append(Driven(NUMBERS, 500, seed, seconds).run(sphere, 200 if seconds else 500, slots))
         theirs.append(Driven(NUMBERS, 500, seed, seconds, ah.TwoStageSampler()).run(sphere, 500, slots))
     assert np.median(ours) < 0.1 * np.median(theirs)
+
+
+@pytest.mark.parametrize("slots", [1, 16, 64])
+def test_hundreds_of_numbers_come_nearer_with_any_number_of_slots(slots: int) -> None:
+    def away(params: dict[str, Any]) -> float:
+        return float(np.sum((params["w"] - 1.7) ** 2))
+
+    tree = {"w": ah.float(-5, 5, shape=200)}
+    ends = [Driven(tree, 800, seed).run(away, 800, slots) for seed in range(3)]
+    assert np.median(ends) < 0.35 * 200 * 1.7**2  # the middle, where it begins, is worth all of that
+
+
+def test_a_point_counts_from_the_mean_that_it_was_drawn_around() -> None:
+    def moved(late: int) -> Any:
+        """Where the mean is after two generations, when so many points of the second were drawn before the first."""
+        rng, d = np.random.default_rng(5), 90
+        it = Diagonal([(0.0, np.full(d, 0.5))], 0.1, np.zeros(d))
+        it.scaling = 0.0  # so that the same noise gives the same step in both generations
+        noise = rng.standard_normal((it.size, d))
+        early = [it.sample(e) for e in noise[:late]]
+        for n in range(it.size):
+            it.feed(float(n), it.sample(rng.standard_normal(d)), 0.0)
+        for n, e in enumerate(noise):
+            it.feed(float(n), early[n] if n < late else it.sample(e), float(n >= late))
+        assert it.generation == 2
+        return it.mean
+
+    assert np.allclose(moved(0), moved(7), atol=1e-12)
+
+
+def test_a_distribution_that_has_shrunk_to_a_point_begins_anew() -> None:
+    rng, d = np.random.default_rng(5), 60
+    it = Diagonal([(0.0, np.full(d, 0.5))], 0.1, np.zeros(d))
+    steps = []
+    for _ in range(8000):
+        z = it.sample(rng.standard_normal(d))
+        it.feed(float(np.sum((z - 0.5) ** 2)), z, float(it.generation))
+        steps.append(it.step)
+    assert 0 < min(steps) < 1e-5 and max(steps[steps.index(min(steps)) :]) >= 0.1
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_a_few_short_arrays_are_no_obstacle_to_a_model(slots: int) -> None:
+    def away(params: dict[str, Any]) -> float:
+        return float(np.sum((params["v"] - 0.4) ** 2) + np.sum((params["w"] + 0.2) ** 2))
+
+    tree = {"v": ah.float(-1, 1, shape=4), "w": ah.float(-1, 1, shape=(2, 3))}
+    drawn = Driven(tree, 100, sampler=RandomSampler()).run(away, 100)
+    assert Driven(tree, 100).run(away, 100, slots) < 0.1 * drawn
 
 
 def test_options_are_learnt() -> None:
@@ -297,3 +348,50 @@ def test_running_points_make_the_model_sure_around_them_and_leave_its_mean_alone
     assert np.array_equal(mean, believed)
     assert sure[0] < 0.05 * unsure[0]
     assert sure[1] > 0.5 * unsure[1]
+
+
+def test_a_quadratic_is_found_from_few_points_where_it_is_a_simple_one() -> None:
+    rng = np.random.default_rng(2)
+    bottom = rng.uniform(-0.5, 0.5, 20)
+    u = np.vstack([np.zeros(20), rng.uniform(-1, 1, (30, 20))])  # 231 coefficients, 31 points
+    fitted = quadratic(u, ((u - bottom) ** 2).sum(1))
+    assert fitted is not None
+    s = lowest(*fitted, 10.0, np.full(20, -math.inf), np.full(20, math.inf))
+    assert np.abs(s - bottom).max() < 1e-3
+    near = lowest(*fitted, 0.1, np.full(20, -math.inf), np.full(20, math.inf))
+    assert np.linalg.norm(near) == pytest.approx(0.1)
+    bounded = lowest(*fitted, 10.0, np.full(20, -0.2), np.full(20, 0.2))
+    assert np.allclose(bounded, np.clip(bottom, -0.2, 0.2), atol=1e-3)
+
+
+def test_a_quadratic_lives_with_equal_values_huge_ones_and_points_that_coincide() -> None:
+    rng = np.random.default_rng(2)
+    u = np.vstack([np.zeros((1, 3)), rng.uniform(-1, 1, (20, 3))])
+    assert quadratic(u, np.ones(21)) is None
+    for values in (np.where(u[:, 0] > 0.5, 1e150, (u**2).sum(1)), np.arange(21.0) * 1e148):
+        fitted = quadratic(u, values)
+        assert fitted is not None
+        assert np.isfinite(lowest(*fitted, 1.0, np.full(3, -1.0), np.full(3, 1.0))).all()
+    twice = np.vstack([u, u, u])
+    fitted = quadratic(twice, np.tile((u**2).sum(1), 3) + 1.0)
+    assert fitted is not None and np.isfinite(fitted[1]).all()
+
+
+@pytest.mark.parametrize("slots", [1, 16])
+def test_a_bowl_is_left_at_its_bottom(slots: int) -> None:
+    tree = {f"x{i}": ah.float(-5, 5) for i in range(12)}
+    assert np.median([Driven(tree, 250, seed).run(sphere, 250, slots) for seed in range(3)]) < 1e-6
+
+
+def test_an_optimum_in_a_corner_is_reached() -> None:
+    tree = {f"x{i}": ah.float(0, 1) for i in range(8)}
+    found = Driven(tree, 100).run(lambda p: sum((i + 1) * v for i, v in enumerate(p.values())), 100)
+    assert found < 1e-9
+
+
+def test_no_candidate_comes_twice_where_the_log_does_not_remember_them() -> None:
+    search = Driven(NUMBERS, 200)
+    search.state.remember_candidates(False)
+    search.run(sphere, 60)
+    out = [tuple(search.ask()[1].values()) for _ in range(32)]
+    assert len(set(out)) == 32

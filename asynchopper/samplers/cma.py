@@ -2,7 +2,7 @@
 
 Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772 (equation numbers below); solutions that another
 move found, or that were drawn from an older distribution, are taken in as injected ones: Hansen, arXiv:1110.4181. Above
-`FULL` coordinates only the diagonal is learnt: Ros and Hansen, "A Simple Modification in CMA-ES", PPSN 2008.
+`FULL` coordinates see `diagonal.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from asynchopper.samplers.latent import Vector
 from asynchopper.samplers.linear import product
 
-FULL = 48  # coordinates; up to here the whole covariance is learnt
+FULL = 48  # coordinates; up to here
 
 
 class Distribution:
@@ -33,18 +33,13 @@ class Distribution:
         self.cc = (4 + mueff / d) / (d + 4 + 2 * mueff / d)  # eq. 56
         self.c1 = 2 / ((d + 1.3) ** 2 + mueff)  # eq. 57
         self.cmu = min(1 - self.c1, 2 * (0.25 + mueff + 1 / mueff - 2) / ((d + 2) ** 2 + mueff))  # eq. 58
-        self.full = d <= FULL
-        if not self.full:  # the diagonal has fewer numbers to learn
-            faster = (d + 2) / 3
-            self.c1 = min(1.0, self.c1 * faster)
-            self.cmu = min(1 - self.c1, self.cmu * faster)
         self.chi = math.sqrt(d) * (1 - 1 / (4 * d) + 1 / (21 * d * d))
         self.clip = math.sqrt(d) + 2 * d / (d + 2)  # arXiv:1110.4181, eq. 4
         self.mean = self._centre(points)
         self.step = step
         self.ps, self.pc = np.zeros(d), np.zeros(d)
-        self.cov = np.eye(d) if self.full else np.ones(d)
-        self.root: Vector = np.eye(d) if self.full else np.ones(d)
+        self.cov = np.eye(d)
+        self.root: Vector = np.eye(d)
         self.unroot: Vector = self.root.copy()
         """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
         self.floor = 0.3 * widths if widths.any() else None
@@ -62,7 +57,7 @@ class Distribution:
 
     def sample(self, noise: Vector) -> Vector:
         """A point, from standard normal `noise`; it may lie outside the bounds."""
-        y = self.step * (self.root @ noise if self.full else self.root * noise)
+        y = self.step * (self.root @ noise)
         if self._extra is not None:
             y += self._extra * np.sign(noise)
         y += self.mean
@@ -70,7 +65,7 @@ class Distribution:
 
     def samples(self, noise: Vector) -> Vector:
         """As `sample`, a row each."""
-        y = self.step * (product(noise, self.root.T) if self.full else self.root * noise)
+        y = self.step * product(noise, self.root.T)
         if self._extra is not None:
             y += self._extra * np.sign(noise)
         y += self.mean
@@ -78,28 +73,27 @@ class Distribution:
 
     def _widen(self) -> None:
         if self.floor is not None:
-            sd = self.step * (np.sqrt(np.diag(self.cov)) if self.full else self.root)
+            sd = self.step * np.sqrt(np.diag(self.cov))
             self._extra = np.sqrt(np.maximum(self.floor**2 - sd**2, 0.0))
 
-    def feed(self, loss: float, z: Vector) -> None:
-        """One evaluated point."""
+    def feed(self, loss: float, z: Vector, drawn: float = -1.0) -> None:
+        """One evaluated point; when it was drawn makes no difference here."""
         self._points.append((loss, z))
         if len(self._points) >= self.size:
             self._update()
             self._points = []
 
-    def _whiten(self, y: Vector) -> Vector:
-        return np.asarray(self.unroot @ y) if self.full else self.unroot * y
-
     def _update(self) -> None:
         mu = len(self.weights)
         best = sorted(self._points, key=lambda p: p[0])[:mu]
         ys = (np.array([z for _, z in best]) - self.mean) / self.step
-        norms = np.linalg.norm(product(ys, self.unroot.T) if self.full else ys * self.unroot, axis=1)
+        norms = np.linalg.norm(product(ys, self.unroot.T), axis=1)
         ys *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-300))[:, None]
         yw = self.weights @ ys  # eq. 41
         self.mean = self.mean + self.step * yw  # eq. 42
-        self.ps = (1 - self.cs) * self.ps + math.sqrt(self.cs * (2 - self.cs) * self.mueff) * self._whiten(yw)  # eq. 43
+        self.ps = (1 - self.cs) * self.ps + math.sqrt(self.cs * (2 - self.cs) * self.mueff) * (
+            self.unroot @ yw
+        )  # eq. 43
         length = float(np.linalg.norm(self.ps))
         self.generation += 1
         fresh = 1 - (1 - self.cs) ** (2 * self.generation)
@@ -109,17 +103,10 @@ class Distribution:
             self.pc += math.sqrt(self.cc * (2 - self.cc) * self.mueff) * yw  # eq. 45
         lost = 0.0 if steady else self.c1 * self.cc * (2 - self.cc)
         keep = 1 - self.c1 - self.cmu + lost
-        if self.full:
-            self.cov = (
-                keep * self.cov + self.c1 * np.outer(self.pc, self.pc) + self.cmu * product(ys.T * self.weights, ys)
-            )
-            self.cov.flat[:: self.d + 1] += 1e-12  # eq. 47
-            self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
-            self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
-        else:
-            self.cov = keep * self.cov + self.c1 * self.pc**2 + self.cmu * (self.weights @ ys**2)
-            self.root = np.sqrt(np.maximum(self.cov, 1e-20))
-            self.unroot = 1.0 / self.root
+        self.cov = keep * self.cov + self.c1 * np.outer(self.pc, self.pc) + self.cmu * product(ys.T * self.weights, ys)
+        self.cov.flat[:: self.d + 1] += 1e-12  # eq. 47
+        self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
+        self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44
         self.step = min(max(self.step, 1e-12), 0.6)
         self._widen()

@@ -67,7 +67,8 @@ class Latent:
         self.free: list[bool] = free if any(free) else []
         """Which coordinates have no bounds; empty where all have some."""
         self.widths = self._widths()
-        self._bounded = self._bounds()
+        self.bounded = self._bounds()
+        """Which coordinates have bounds; `None` where all have."""
 
     def columns(self, leaf: int) -> range:
         """The coordinates of a leaf; none for an option."""
@@ -118,10 +119,10 @@ class Latent:
 
     def reflect(self, z: Vector) -> Vector:
         """`z` mirrored at 0 and 1, in place, where there are bounds."""
-        if self._bounded is None:
+        if self.bounded is None:
             return mirror(z)
-        if self._bounded.any():
-            z[..., self._bounded] = mirror(z[..., self._bounded])
+        if self.bounded.any():
+            z[..., self.bounded] = mirror(z[..., self.bounded])
         return z
 
     def _widths(self) -> Vector:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from asynchopper.history import COMPLETED
-from asynchopper.samplers.cma import Distribution
+from asynchopper.samplers.cma import FULL, Distribution
+from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.latent import Latent, Vector
-from asynchopper.samplers.tuning import CMA, MOVES, Tuning
+from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
 
@@ -59,11 +60,13 @@ class Memory:
         self.room = max(4, min(tuning.elites, 40_000_000 // (8 * max(1, self.latent.d))))
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
+        self.bets, self.gains = [0.0, 0.0], [0.0, 0.0]
+        """How often a new best was sought and found: by all the moves, and by the quadratic."""
         self.steps = [tuning.first_step] * MOVES
-        self._blocks = tuning.block and self.latent.simple
+        self._blocks = tuning.block and self.latent.simple and self.latent.d <= tuning.wide
         self._odds: Sequence[float] | None = tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds
         self._counts = self.won, self.tried
-        self.distribution: Distribution | None = None
+        self.distribution: Distribution | Diagonal | None = None
         self.completed = 0
         self.learnt = 0
         self.spent = 0.0
@@ -127,7 +130,7 @@ class Memory:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
             self.completed += 1
             note = notes.get(row)
-            if note is not None and _is_ours(note, row):
+            if note is not None and losses and _is_ours(note, row):
                 self._learn(state, loss, row, note)
             if len(losses) < self.room or loss < losses[-1]:
                 self._keep(self._elite(state, loss, row))
@@ -162,23 +165,29 @@ class Memory:
         self.tried[move] += 1.0
         if loss < -self.sign * state.table.values[parent]:
             self.won[move] += 1.0
-            if move < CMA and step > 0:
+            if move != CMA and step > 0:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(self.steps[move] * step))
         elif move < CMA:
             shorter = t.shrink * self.steps[move]
-            self.steps[move] = (
-                shorter if shorter >= t.shortest_step else t.first_step
-            )  # nothing is left to be found here
-        if self.distribution is not None and (move == CMA or loss < self._losses[0]):
-            self.distribution.feed(loss, self._elite(state, loss, row).vector)
+            self.steps[move] = shorter if shorter >= t.shortest_step else t.first_step  # nothing is to be found here
+        elif move == QUADRATIC:
+            self.steps[move] = max(t.shortest_radius, t.shrink * min(self.steps[move], 4.0 * step))
+        new_best = loss < self._losses[0]
+        kind = int(move == QUADRATIC)
+        self.bets[kind] += 1.0
+        self.gains[kind] += float(new_best)
+        if self.distribution is not None and (move == CMA or new_best):
+            self.distribution.feed(loss, self._elite(state, loss, row).vector, step if move == CMA else -1.0)
             if self.distribution.step < t.shortest_step:
                 self._begin()  # as wide as at first, around what is best
         self.learnt += 1
         if self.learnt % t.every == 0:
             self.tried = [t.memory * n for n in self.tried]
             self.won = [t.memory * n for n in self.won]
+            self.bets = [t.memory * n for n in self.bets]
+            self.gains = [t.memory * n for n in self.gains]
             if self.latent.d <= t.wide:
-                self._counts = self.won[:], self.tried[:]
+                self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC]
                 self._odds = None
 
     @property
@@ -190,6 +199,13 @@ class Memory:
             total = sum(rates)
             self._odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
         return self._odds
+
+    @property
+    def quadratic(self) -> float:
+        """The part of the screened proposals that the quadratic gets."""
+        low, high = self.tuning.quadratic
+        others, own = [(g + 0.5) / (n + 1.0) for g, n in zip(self.gains, self.bets, strict=True)]
+        return min(max(own / (own + others), low), high)
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""
@@ -204,7 +220,8 @@ class Memory:
     def _begin(self) -> None:
         """The seeds are in: the distribution starts from them."""
         points = [(e.loss, e.vector) for e in self.elites]
-        self.distribution = Distribution(points, self.tuning.cma_step, self.latent.widths)
+        made = Distribution if self.latent.d <= FULL else Diagonal
+        self.distribution = made(points, self.tuning.cma_step, self.latent.widths)
 
 
 def _is_ours(note: Any, row: int) -> bool:

@@ -13,7 +13,7 @@ from asynchopper.samplers.block import Blocks, Keyed
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
-from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SPARSE, Tuning
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SPARSE, Tuning
 from asynchopper.space import Generator
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -38,6 +38,10 @@ class PortfolioSampler:
         ):
             return Proposal(state.space.sample(rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
+            if rng.random() < memory.quadratic:
+                found = self._downhill(memory, view)
+                if found is not None:
+                    return found
             return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
@@ -99,6 +103,28 @@ class PortfolioSampler:
             new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist())
         return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
 
+    def _downhill(self, memory: Memory, view: View) -> Proposal | None:
+        """The lowest point of a quadratic around the best trial; `None` where there is none that was never asked. So what has
+        been told gives one at most, however many are out."""
+        assert self._screen is not None
+        found = self._screen.downhill(view)
+        if found is None:
+            return None
+        z, codes, step = found
+        best, seen = memory.elites[0], view.state.seen
+        if not step > 0:
+            return None
+        new = self._written(memory, best, z, codes)
+        if seen is not None:
+            known = view.space.key(new) in seen
+        else:
+            fresh = memory.latent.vector(new)
+            others = [best.vector, *(memory.latent.vector(p.values) for p in view.state.pending.values())]
+            known = any(bool((other == fresh).all()) for other in others)
+        if known:
+            return None
+        return Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
+
     def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int]) -> Values:
         """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""
         latent, space = memory.latent, memory.latent.space
@@ -131,7 +157,7 @@ class PortfolioSampler:
         if move == CMA:
             assert memory.distribution is not None
             point = memory.distribution.sample(rng.standard_normal(d)).tolist()
-            z, moved = point, list(range(d))
+            z, moved, step = point, list(range(d)), float(memory.distribution.generation)
             flips = self._flips(memory, us, 1.0 / max(2, latent.n))
             origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
         else:
@@ -191,7 +217,7 @@ class PortfolioSampler:
         new = tuple(values)
         if latent.plain and new == parent.values:
             new = self._nudge(memory, values, rng)
-        return Proposal(new, "local", [move, float(f"{step:.4g}"), origin])
+        return Proposal(new, "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
     def _flips(self, memory: Memory, us: list[float], p: float) -> list[int]:
         latent = memory.latent
@@ -258,7 +284,12 @@ class PortfolioSampler:
         moved: np.ndarray[Any, np.dtype[np.bool_]] | None = None
         if move == CMA:
             assert memory.distribution is not None
-            z = memory.distribution.sample(rng.standard_normal(d))
+            z, step = memory.distribution.sample(rng.standard_normal(d)), float(memory.distribution.generation)
+            if view.progress * self._tuning.wide_end > (1.0 - view.progress) * view.state.next_id:
+                near = (
+                    0.1 + 0.3 * us[2]
+                )  # the mean is better than what is drawn around it, and a search is its best trial
+                z = memory.distribution.mean + near * (z - memory.distribution.mean)
             origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
             rate = 1.0 / n
         elif move == DENSE:
@@ -295,7 +326,7 @@ class PortfolioSampler:
                 self._flip(memory, values, flips, move, view.temperature, rng)
         if latent.space.conditional:
             self._settle(memory, values, rng)
-        return Proposal(tuple(values), "local", [move, float(f"{step:.4g}"), origin])
+        return Proposal(tuple(values), "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
     def _some(self, k: int, d: int, rng: Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """A mask with about `k` of `d` set, and at least one."""

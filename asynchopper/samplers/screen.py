@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from asynchopper.samplers.base import View
+from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Latent, Vector
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
-from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE, Tuning
+from asynchopper.samplers.quadratic import lowest, quadratic
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SHRINKING, SPARSE, Tuning
 from asynchopper.space import Choice, Generator
 from asynchopper.state import State
 
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 
 _RUNNING = 64  # running points that the model looks at
+_FEWEST = 4  # points for a quadratic
 _TRIES = 16  # candidates to look at before giving up on finding one that was never asked
 
 
@@ -121,6 +125,38 @@ class Screen:
         beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
         return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
 
+    def downhill(self, view: View) -> tuple[Vector, list[int], float] | None:
+        """Where a quadratic around the best trial is lowest within its radius, the best's options, and the step to it: the
+        root of the mean square over the coordinates. It is made from the trials that have the same options."""
+        memory, latent = self.memory, self.latent
+        best, points = memory.elites[0], memory.known(view.state)
+        z, codes = self._points(points)
+        own = codes[0].tolist()
+        same = (codes == codes[0]).all(1)
+        alive = np.ones(latent.d, np.bool_)
+        for column, owner, option in self.features.parents:
+            if column < latent.d:
+                alive[column] = own[owner] == option
+        d = int(alive.sum())
+        if not d or same.sum() < _FEWEST:
+            return None
+        x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
+        away = x - x[0]
+        r2 = (away * away).sum(1)
+        near = np.argsort(r2, kind="stable")[: self.tuning.around]
+        scale = math.sqrt(float(r2[near].mean()))
+        fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
+        if fitted is None:
+            return None
+        radius = memory.steps[QUADRATIC] * math.sqrt(d) / scale
+        bounded = np.ones(d, np.bool_) if latent.bounded is None else latent.bounded[alive]
+        low = np.where(bounded, -x[0] / scale, -math.inf)
+        high = np.where(bounded, (1.0 - x[0]) / scale, math.inf)
+        s = scale * lowest(*fitted, radius, low, high)
+        to = best.vector.copy()
+        to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
+        return self._snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
+
     def _running(self, state: State) -> Vector | None:
         if not state.pending:
             return None
@@ -184,7 +220,7 @@ class Screen:
                 jump = 0.3 * temperature * np.sqrt(rng.random((k, d))) * noise[rows]
                 z[rows] += np.where(rng.random((k, d)) < temperature, jump, 0.0)
             rows = kind == CMA
-            if counts[CMA] and memory.distribution is not None:
+            if counts[CMA] and isinstance(memory.distribution, Distribution):
                 z[rows] = memory.distribution.samples(noise[rows])
             rows = kind == CMA + 1
             z[rows] = rng.random((counts[CMA + 1], d))

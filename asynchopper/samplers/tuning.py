@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DENSE, SPARSE, DIFFERENCE, SHRINKING, CMA = range(5)
-MOVES = 5
+DENSE, SPARSE, DIFFERENCE, SHRINKING, CMA, QUADRATIC = range(6)
+MOVES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ class Tuning:
     """Its points are a success when they beat the elite of this rank."""
     wide: int = 48
     """Coordinates; above, the distribution leads, the odds are fixed, and there is no model."""
-    wide_odds: tuple[float, ...] = (0.1, 0.05, 0.05, 0.0, 0.8)
+    wide_end: float = 16.0
+    """The last candidates of a budget, which are drawn near the mean."""
+    wide_odds: tuple[float, ...] = (0.0, 0.1, 0.0, 0.0, 0.9)
 
     # seeds: this many for each thing that can move, but no more than a part of the budget, nor than a number
     seeds_per_number: float = 2.0
@@ -59,6 +61,12 @@ class Tuning:
     best: int = 100
     latest: int = 50
     fitted: int = 90
+
+    # the quadratic around the best: the least and the largest part of the screened proposals that it gets, the points
+    # that it sees, and the shortest radius, which a smooth function's end needs
+    quadratic: tuple[float, float] = (0.1, 0.8)
+    around: int = 90
+    shortest_radius: float = 1e-10
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05

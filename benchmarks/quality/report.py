@@ -38,7 +38,7 @@ def compare(
     others = against or sorted(p.stem for p in path(split, suite, ours).parent.glob("*.jsonl"))
     for slots, steps in suites(split)[suite].settings:
         for other in others:
-            if other == ours:
+            if other == ours or ("@" in other and other != f"{ours}@again"):
                 continue
             theirs = load(split, suite, other)
             keys = [k for k in mine if k[1:3] == (slots, steps) and k in theirs]
@@ -48,13 +48,22 @@ def compare(
     return rows
 
 
-def ranks(split: str, suite: str) -> dict[str, float]:
-    """The mean rank of everything that ran in all the cells."""
+Cell = tuple[str, int, int, int]
+
+
+def played(split: str, suite: str, ours: str = "asynchopper") -> dict[str, dict[Cell, float]]:
+    """What every optimizer reached; second streams and variants are left out, apart from `ours`."""
     folder = path(split, suite, "x").parent
-    all_ = {p.stem: load(split, suite, p.stem) for p in sorted(folder.glob("*.jsonl")) if "@" not in p.stem}
+    names = [p.stem for p in sorted(folder.glob("*.jsonl"))]
+    return {n: load(split, suite, n) for n in names if "@" not in n or n == ours}
+
+
+def ranks(split: str, suite: str, ours: str = "asynchopper") -> tuple[dict[str, float], int]:
+    """The mean rank of everything in the cells that all have played, and how many these are."""
+    all_ = played(split, suite, ours)
     keys = sorted(set.intersection(*[set(v) for v in all_.values()])) if all_ else []
     if not keys:
-        return {}
+        return {}, 0
     values = np.array([[v[k] for k in keys] for v in all_.values()])
     order = np.array(
         [
@@ -62,7 +71,28 @@ def ranks(split: str, suite: str) -> dict[str, float]:
             for col in values.T
         ]
     )
-    return dict(zip(all_, order.mean(0).tolist(), strict=True))
+    return dict(zip(all_, order.mean(0).tolist(), strict=True)), len(keys)
+
+
+def gaps(split: str, suite: str, ours: str = "asynchopper") -> dict[str, float]:
+    """How far from the best known value each one ends, as a part of what the middle one of a cell is from it: a
+    geometric mean over its cells. The best known value is the function's own, or the best that anyone has found."""
+    all_ = played(split, suite, ours)
+    best = {}
+    for task_of in suites(split)[suite].tasks:
+        task = task_of()
+        found = [v for known in all_.values() for k, v in known.items() if k[0] == task.name]
+        if found:
+            best[task.name] = min(found) if task.floor is None else min(task.floor, *found)
+    cells = sorted({k for known in all_.values() for k in known})
+    middle = {k: float(np.median([v[k] for v in all_.values() if k in v])) - best[k[0]] for k in cells}
+    out = {}
+    for name, known in all_.items():
+        logs = [
+            np.log(max(v - best[k[0]], 1e-4 * middle[k]) / middle[k]) for k, v in known.items() if middle[k] > 1e-300
+        ]
+        out[name] = float(np.exp(np.mean(logs))) if logs else float("nan")
+    return out
 
 
 def main() -> None:
@@ -70,21 +100,20 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--suite", default="all")
     parser.add_argument("--ours", default="asynchopper")
-    parser.add_argument("--against", default="")
+    parser.add_argument("--against", default="", help="names, by commas; all of them when it is left out")
     args = parser.parse_args()
     names = list(suites(args.split)) if args.suite == "all" else args.suite.split(",")
+    against = args.against.split(",") if args.against else None
+    print("| suite | slots; evaluations | against | win rate | 95% interval | cells |\n|---|---|---|---|---|---|")
     for suite in names:
-        print(
-            f"\n{suite}: mean ranks",
-            {k: round(v, 2) for k, v in sorted(ranks(args.split, suite).items(), key=lambda x: x[1])},
-        )
-        table: dict[tuple[int, int], list[str]] = {}
-        for _, slots, steps, other, rate, low, high, n in compare(
-            args.split, suite, args.ours, args.against.split(",") if args.against else None
-        ):
-            table.setdefault((slots, steps), []).append(f"{other} {rate:.2f} [{low:.2f}, {high:.2f}] n={n}")
-        for (slots, steps), texts in table.items():
-            print(f"  {slots:3} slots, {steps:4} evaluations: " + "; ".join(texts))
+        for _, slots, steps, other, rate, low, high, n in compare(args.split, suite, args.ours, against):
+            print(f"| {suite} | {slots}; {steps} | {other} | {rate:.2f} | {low:.2f} to {high:.2f} | {n} |")
+    print("\n| suite | optimizer | mean rank | gap |\n|---|---|---|---|")
+    for suite in names:
+        (mean, n), gap = ranks(args.split, suite, args.ours), gaps(args.split, suite, args.ours)
+        for name in sorted(gap, key=lambda name: mean.get(name, 99.0)):
+            rank = f"{mean[name]:.2f} (of {len(mean)}, {n} cells)" if name in mean else ""
+            print(f"| {suite} | {name} | {rank} | {gap[name]:.3g} |")
 
 
 if __name__ == "__main__":

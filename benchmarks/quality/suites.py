@@ -106,10 +106,10 @@ def suites(split: str) -> dict[str, Suite]:
     }
 
 
-def cells(split: str, name: str) -> Iterator[tuple[Callable[[], Task], int, int, int]]:
-    """(task, slots, steps, seed) of a suite."""
+def cells(split: str, name: str) -> Iterator[tuple[int, Callable[[], Task], int, int, int]]:
+    """(the task's number, task, slots, steps, seed) of a suite."""
     suite = suites(split)[name]
-    for task in suite.tasks:
+    for number, task in enumerate(suite.tasks):
         for slots, steps in suite.settings:
             for seed in range(suite.seeds):
-                yield task, slots, steps, seed
+                yield number, task, slots, steps, seed

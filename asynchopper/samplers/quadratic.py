@@ -1,0 +1,124 @@
+"""A quadratic through the points around the best one, and its minimum within a trust region. Numpy alone.
+
+The prior prefers few coefficients: a slope, one curvature for all, one for each coordinate, and the whole matrix, each with
+a weight that is fitted by marginal likelihood, as the smallest change of the matrix is chosen in Powell's NEWUOA (2006) and
+the kind of model in Hansen, "A Global Surrogate Assisted CMA-ES", 2019. Its residual grows with the third power of the
+distance, so that points far away count less where the function is no quadratic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.linear import inverse, product
+
+_ROUNDS = 10
+_START = np.log(np.array([1.0, 0.3, 0.1, 0.1, 1e-3, 1e-6]))  # slope, one curvature, diagonal, matrix, residual, noise
+_LOW = np.log(np.array([1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12]))
+_HIGH = np.log(np.array([1e4, 1e4, 1e4, 1e4, 1e2, 1e1]))
+_CONSTANT = 100.0  # the variance of the value at the origin; large, since nothing is known of it
+_JITTER = 1e-12
+_LARGEST = 1e6  # times the median; a value above it says no more than one that is there
+
+
+def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
+    """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`.
+
+    It is in units of the values' deviation. The first point is the best one. `None` where nothing can be learnt: all values
+    are equal, or the points are too close for their kernel to be inverted.
+    """
+    n, d = u.shape
+    t = y - y[0]
+    middle = float(np.median(t))
+    if middle > 0:
+        t = np.minimum(t, _LARGEST * middle)
+    scale = float(t.std())
+    if not scale > 0:
+        return None
+    t = t / scale
+    squares = u * u
+    r2 = squares.sum(1)
+    inner = product(u, u.T)
+    parts = [inner, np.outer(r2, r2), product(squares, squares.T), inner * inner]
+    units = [1.0 / max(float(np.trace(k)) / n, 1e-300) for k in parts]
+    parts = [k * unit for k, unit in zip(parts, units, strict=True)]
+    far = r2**3
+    far = far / max(float(far.mean()), 1e-300)
+    theta, before, pace = _START.copy(), np.zeros(6), np.full(6, 0.7)
+    best: tuple[float, Vector, Vector] | None = None
+    for _ in range(_ROUNDS + 1):  # Rprop, as for the lengths of the process
+        w = np.exp(theta)
+        k = w[0] * parts[0] + w[1] * parts[1] + w[2] * parts[2] + w[3] * parts[3] + _CONSTANT
+        k.flat[:: n + 1] += w[4] * far + w[5] + _JITTER
+        sign, logdet = np.linalg.slogdet(k)
+        if sign <= 0 or not math.isfinite(logdet):  # rounding has made it indefinite: more noise
+            theta[5] += 3.0
+            continue
+        inverted = inverse(k)
+        alpha = inverted @ t
+        variance = max(float(t @ alpha) / n, 1e-30)
+        away = theta - _START
+        value = -0.5 * n * math.log(variance) - 0.5 * float(logdet) - 0.02 * float(away @ away)
+        if best is None or value > best[0]:
+            best = value, theta.copy(), alpha
+        m = np.outer(alpha, alpha) / variance - inverted
+        diagonal = m.diagonal()
+        rises = [*(float(np.vdot(m, part)) for part in parts), float(diagonal @ far), float(diagonal.sum())]
+        slope = 0.5 * w * np.array(rises) - 0.04 * away
+        turn = slope * before
+        pace = np.clip(np.where(turn > 0, 1.3 * pace, np.where(turn < 0, 0.5 * pace, pace)), 1e-2, 2.0)
+        before = np.where(turn < 0, 0.0, slope)
+        theta = np.clip(theta + np.sign(before) * pace, _LOW, _HIGH)
+    if best is None:
+        return None
+    w, alpha = np.exp(best[1]), best[2]
+    g = w[0] * units[0] * (alpha @ u)
+    h = 2.0 * w[3] * units[3] * product(u.T * alpha, u)
+    h.flat[:: d + 1] += 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
+    return g, h
+
+
+def lowest(g: Vector, h: Vector, radius: float, low: Vector, high: Vector) -> Vector:
+    """Where g s + s h s / 2 is lowest within `radius` and the bounds, about: what hits a bound stays there."""
+    s = np.zeros(len(g))
+    free = np.ones(len(g), np.bool_)
+    for _ in range(4):
+        left = radius * radius - float(s[~free] @ s[~free])
+        if left <= 0 or not free.any():
+            break
+        some = np.flatnonzero(free)
+        s[some] = _conjugate(g[some] + h[some][:, ~free] @ s[~free], h[np.ix_(some, some)], math.sqrt(left))
+        out = free & ((s < low) | (s > high))
+        s = np.clip(s, low, high)
+        if not out.any():
+            break
+        free &= ~out
+    return s
+
+
+def _conjugate(g: Vector, h: Vector, radius: float) -> Vector:
+    """Conjugate gradients, up to the edge of the region (Steihaug 1983)."""
+    s = np.zeros(len(g))
+    r, p = -g, -g
+    rr = float(r @ r)
+    if rr <= 0:
+        return s
+    stop = 1e-20 * rr
+    for _ in range(2 * len(g)):
+        hp = h @ p
+        curve = float(p @ hp)
+        step = rr / curve if curve > 0 else math.inf
+        new = s + step * p if math.isfinite(step) else s
+        if not math.isfinite(step) or float(new @ new) >= radius * radius:
+            a, b, c = float(p @ p), float(s @ p), float(s @ s) - radius * radius
+            return s + (-b + math.sqrt(max(b * b - a * c, 0.0))) / max(a, 1e-300) * p
+        s = new
+        r = r - step * hp
+        old, rr = rr, float(r @ r)
+        if rr <= stop:
+            break
+        p = r + rr / old * p
+    return s
