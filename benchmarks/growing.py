@@ -34,7 +34,8 @@ def measure(rounds: int, quick: bool = False) -> list[Row]:
     many = 5_000 if quick else 100_000
     rows = []
     for name, words in cases().items():
-        rows += grown(name, words, many, rounds)
+        if words.get("few", _FEW) < many:
+            rows += grown(name, words, many, rounds)
     rows.append(appended(many, 10 * rounds))
     return [*rows, *arrays(10 * rounds, quick)]
 
@@ -47,6 +48,7 @@ def cases() -> dict[str, dict[str, Any]]:
         "seeding": {"sampler": TwoStageSampler, "seeding_ratio": 1.0},
         "local": {"sampler": TwoStageSampler, "seeding_steps": 0},
         "default": {"sampler": PortfolioSampler},
+        "default, by the block": {"sampler": PortfolioSampler, "few": 5_000},
         "default, duplicates reused": {"sampler": PortfolioSampler, "duplicates": "reuse"},
         "default, duplicates allowed": {"sampler": PortfolioSampler, "duplicates": "allow"},
         "random, duplicates allowed": {"sampler": RandomSampler, "duplicates": "allow"},
@@ -62,8 +64,11 @@ def score(params: dict[str, Any]) -> float:
 def grown(name: str, words: dict[str, Any], many: int, rounds: int) -> list[Row]:
     """Each call at many trials, beside the same at few."""
 
+    few = words.get("few", _FEW)
+    made = {k: v for k, v in words.items() if k not in ("few", "sampler")}
+
     def search(trials: int) -> Ledger:
-        ledger = ledger_of(**{**words, "sampler": words["sampler"]()})
+        ledger = ledger_of(words["sampler"](), **made)
         for _ in range(trials):
             turn(ledger, score)
         return ledger
@@ -71,18 +76,18 @@ def grown(name: str, words: dict[str, Any], many: int, rounds: int) -> list[Row]
     large = search(many)
     taken: list[tuple[list[float], list[float]]] = [([], []) for _ in _CALLS]
     for _ in range(rounds):
-        small = [_block(search(_FEW)) for _ in range(_TOGETHER)]
+        small = [_block(search(few)) for _ in range(_TOGETHER)]
         late = [_block(large) for _ in range(_TOGETHER)]
         for at, figures in enumerate(taken):
             figures[0].append(statistics.mean(block[at] for block in small))
             figures[1].append(statistics.mean(block[at] for block in late))
     rows = [
-        row(f"{name}: {call}, at {many:,} trials", lots, "at 100", few, "us", at_most=1.1)
-        for call, (few, lots) in zip(_CALLS, taken, strict=True)
+        row(f"{name}: {call}, at {many:,} trials", late, f"at {few:,}", early, "us", at_most=1.1)
+        for call, (early, late) in zip(_CALLS, taken, strict=True)
     ]
     if words.get("duplicates") is None and "random" not in name and name != "seeding":
         what = f"{name}: candidates drawn for one that is new, at {many:,} trials"
-        rows.append(row(what, [_draws(large)], "at 100", [_draws(search(_FEW))], ""))
+        rows.append(row(what, [_draws(large)], f"at {few:,}", [_draws(search(few))], ""))
     return rows
 
 
