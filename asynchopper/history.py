@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
-from asynchopper.space import Array, Choice, Space
+from asynchopper.columns import Column, NoteColumns, Notes, Partial, listed
+from asynchopper.space import Array, Choice, Leaf, Space
 from asynchopper.trial import STATES, State, Trial, Values
 
 if TYPE_CHECKING:
@@ -16,8 +17,27 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-_CODE = {state: i for i, state in enumerate(STATES)}
-COMPLETED, PRUNED, NAN, FAILED = (_CODE[s] for s in ("completed", "pruned", "nan", "failed"))
+CODES = {state: i for i, state in enumerate(STATES)}
+COMPLETED, PRUNED, NAN, FAILED = (CODES[s] for s in ("completed", "pruned", "nan", "failed"))
+
+
+class Rows(NamedTuple):
+    """Many finished trials, a column each; `columns` has one for each parameter."""
+
+    ids: Column
+    attempts: Column
+    states: Column
+    origins: Column
+    """As `Table.origin` numbers them."""
+    values: Column
+    seconds: Column
+    elapsed: Column
+    columns: Sequence[Column]
+    notes: NoteColumns
+    estimates: dict[int, tuple[float, ...]]
+    """By place among these rows, as are costs and errors."""
+    costs: dict[int, float]
+    errors: dict[int, str]
 
 
 class Table:
@@ -32,11 +52,11 @@ class Table:
         self.values = array("d")
         self.seconds = array("d")
         self.elapsed = array("d")
-        self.columns: list[Any] = [_column(leaf.param) for leaf in space.leaves]
+        self.columns: list[Any] = [_column(leaf) for leaf in space.leaves]
         self.estimates: dict[int, tuple[float, ...]] = {}
         self.costs: dict[int, float] = {}
         self.errors: dict[int, str] = {}
-        self.notes: dict[int, Any] = {}
+        self.notes = Notes()
         self.foreign: dict[int, Mapping[str, Any]] = {}
         self.origin_names: list[str] = []
         self._origin_code: dict[str, int] = {}
@@ -59,8 +79,7 @@ class Table:
         row = len(self.ids)
         code = self._origin_code.get(origin)
         if code is None:
-            code = self._origin_code[origin] = len(self.origin_names)
-            self.origin_names.append(origin)
+            code = self.origin(origin)
         for column, v in zip(self.columns, values, strict=True):
             try:
                 column.append(v)
@@ -69,12 +88,41 @@ class Table:
                 break
         self.ids.append(id)
         self.attempts.append(attempt)
-        self.states.append(_CODE[state])
+        self.states.append(CODES[state])
         self.origins.append(code)
         self.values.append(value)
         self.seconds.append(seconds)
         self.elapsed.append(elapsed)
         return row
+
+    def origin(self, name: str) -> int:
+        """The number of an origin, as the column holds it."""
+        code = self._origin_code.get(name)
+        if code is None:
+            code = self._origin_code[name] = len(self.origin_names)
+            self.origin_names.append(name)
+        return code
+
+    def extend(self, rows: Rows) -> None:
+        """Appends many rows at once. What they hold fits the columns."""
+        start = len(self.ids)
+        for i, new in enumerate(rows.columns):
+            column = self.columns[i]
+            if isinstance(column, list):
+                column.extend(listed(new))
+            else:
+                column.frombytes(new.tobytes())
+        self.ids.frombytes(rows.ids.tobytes())
+        self.attempts.frombytes(rows.attempts.tobytes())
+        self.states.frombytes(rows.states.tobytes())
+        self.origins.frombytes(rows.origins.tobytes())
+        self.values.frombytes(rows.values.tobytes())
+        self.seconds.frombytes(rows.seconds.tobytes())
+        self.elapsed.frombytes(rows.elapsed.tobytes())
+        self.notes.extend(start, rows.notes)
+        self.estimates |= {start + i: x for i, x in rows.estimates.items()}
+        self.costs |= {start + i: x for i, x in rows.costs.items()}
+        self.errors |= {start + i: x for i, x in rows.errors.items()}
 
     def _widen(self, row: int, values: Values) -> None:
         """Makes lists of the columns whose type cannot hold these values."""
@@ -99,9 +147,11 @@ class Table:
             *self.columns,
         ):
             del column[n:]
-        for sparse in (self.estimates, self.costs, self.errors, self.notes, self.foreign):
-            for row in [r for r in sparse if r >= n]:
-                del sparse[row]
+        self.notes.truncate(n)
+        sparse: dict[int, Any]
+        for sparse in (self.estimates, self.costs, self.errors, self.foreign):
+            while sparse and next(reversed(sparse)) >= n:  # they are filled in the order of rows
+                sparse.popitem()
 
     def row(self, i: int) -> Values:
         """The candidate of row `i`."""
@@ -141,11 +191,11 @@ def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[
     return params
 
 
-def _column(param: Any) -> Any:
-    if isinstance(param, Choice):
-        return array("q")
-    kind = param.describe().get("kind") if not isinstance(param, Array) else None
-    return array("d") if kind == "float" else array("q") if kind == "int" else []
+def _column(leaf: Leaf) -> Any:
+    param = leaf.param
+    kind = "int" if isinstance(param, Choice) else None if isinstance(param, Array) else param.describe().get("kind")
+    code = {"float": "d", "int": "q"}.get(kind or "")
+    return [] if code is None else array(code) if leaf.parent is None else Partial(code)
 
 
 def _copied(a: Any, n: int) -> np.ndarray[Any, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
-from asynchopper.journal import aside, fold_portion
+from asynchopper.journal import Replay, aside, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
 from asynchopper.records import encode
@@ -49,7 +49,7 @@ async def joined(
     assert header is not None
     await prepared(state, opening, seed, storage.location)
     proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed, lane=here.number)
-    journal = SharedJournal(state, storage, dedupe=opening.duplicates != "allow")
+    journal = SharedJournal(state, storage, dedupe=opening.duplicates != "allow", others=here.others > 0)
     ledger = SharedLedger(journal, proposer, opening.budget, opening.pruner, here)
     ledger.dry = nothing_to_do
     return ledger
@@ -115,8 +115,10 @@ async def _entered(
 
 async def _read(storage: SharedStorage, space: Space) -> _Found:
     found = _Found(State(space, remember=False), {})
+    log = Replay(found.state, storage.location, found.asked_by)
     async for portion in storage.read():
-        await aside(fold_portion, portion, found.state, storage.location, found.asked_by)
+        await aside(log.fold, portion)
+    log.end()
     if found.state.header is None:
         raise CheckpointCorrupted(f"{storage.location} holds no header")
     return found

@@ -26,7 +26,7 @@ from asynchopper.records import encode
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.proposer import Next
 from asynchopper.space import Space
-from asynchopper.state import FINISHED, Asked, Ended, Fact, Saved, State, Told
+from asynchopper.state import FINISHED, Asked, Ended, Fact, Mark, Saved, State, Told
 from asynchopper.storage import Ask, Grant, Joined, Reply, SharedStorage, Tell
 from asynchopper.trial import Interrupted, Outcome
 
@@ -40,9 +40,12 @@ _NO_ASK = Ask("", b"")
 class SharedJournal(Journal):
     """A state that follows a log which others write too."""
 
-    def __init__(self, state: State, storage: SharedStorage, dedupe: bool) -> None:
+    def __init__(self, state: State, storage: SharedStorage, dedupe: bool, others: bool = False) -> None:
         super().__init__(state, storage)
         self.shared, self._dedupe = storage, dedupe
+        self._crowded = others
+        """Whether others may write before us. Then a result gets its row once the log says which, so that rows never move:
+        what a sampler has learnt of them stays true."""
         self.turns = 0
         self.refused: dict[RunningTrial, str] = {}
         """Asked in vain, and why, until the ledger has taken note."""
@@ -50,8 +53,12 @@ class SharedJournal(Journal):
         self._staged: list[tuple[Fact | None, RunningTrial | None]] = []
 
     def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
-        self.state.fold(fact)
+        if not self._waits_for_its_row(fact):
+            self.state.fold(fact)
         self._put(fact, trial)
+
+    def _waits_for_its_row(self, fact: Fact) -> bool:
+        return self._crowded and isinstance(fact, Told)
 
     def stage_old(self, trial: RunningTrial) -> None:
         """Asks for a trial that somebody else has begun and given up, if there is one."""
@@ -81,9 +88,10 @@ class SharedJournal(Journal):
                 self._staged[:0] = later
                 if not self._batch.facts:
                     self._batch.facts.append(_SOMETHING)
-            if not later and _as_wished(reply, asks):
+            self._crowded = self._crowded or bool(reply.news)
+            if not later and not self._crowded and _as_wished(reply, asks):
                 self.state.forget_undo(upto.undo)
-                self._durable = upto._replace(undo=0)
+                self._durable = _undone(upto)
             else:
                 async with self.still:
                     self._rebuild(reply, tells, asks)
@@ -99,8 +107,7 @@ class SharedJournal(Journal):
             self.commits += 1
             self.heard(reply)
         finally:
-            batch.written = True
-            self._writing = None
+            self._over(batch)
 
     @staticmethod
     def _sorted(staged: list[tuple[Fact | None, RunningTrial | None]]) -> tuple[_Tells, _Asks, list[Any]]:
@@ -128,8 +135,8 @@ class SharedJournal(Journal):
         data = data[data.index(b'"params":') :]
         if not self._dedupe or fact.foreign:
             return Ask("", data)
-        plain = data if fact.note is None else encode(fact._replace(note=None), self.state.space)
-        params = plain[plain.index(b'"params":') : -len(orjson.dumps({"origin": fact.origin}))]
+        rest = {"origin": fact.origin} if fact.note is None else {"origin": fact.origin, "note": fact.note}
+        params = data[: -len(orjson.dumps(rest))]
         return Ask(hashlib.blake2b(params, digest_size=9).hexdigest(), data)
 
     def _rebuild(self, reply: Reply, tells: _Tells, asks: _Asks) -> None:
@@ -148,16 +155,16 @@ class SharedJournal(Journal):
             if not reply.whole:
                 state.fold(_granted(asked, grant, state))
             _patch(mine, grant, asked, state)
-        self._durable = state.mark()
-        state.forget_undo(self._durable.undo)
-        self._durable = self._durable._replace(undo=0)
+        firm = state.mark()
+        state.forget_undo(firm.undo)
+        self._durable = _undone(firm)
         self._staged = [one for one in self._staged if one[1] not in self.refused]
         for i, (fact, trial) in enumerate(self._staged):
             if isinstance(fact, Asked) and trial is not None:
                 trial.id = state.next_id
                 fact = fact._replace(id=trial.id)
                 self._staged[i] = fact, trial
-            if fact is not None:
+            if fact is not None and not self._waits_for_its_row(fact):
                 state.fold(_numbered(fact, trial))
 
 
@@ -174,6 +181,11 @@ def _as_wished(reply: Reply, asks: _Asks) -> bool:
         isinstance(grant, Grant) and fact is not None and grant.id == trial.id and grant.attempt == 1
         for (fact, trial), grant in zip(asks, reply.grants, strict=True)
     )
+
+
+def _undone(mark: Mark) -> Mark:
+    """A mark whose steps will not be taken back any more."""
+    return Mark._make((mark.rows, 0, *mark[2:]))
 
 
 def _numbered(fact: Fact, trial: RunningTrial | None) -> Fact:
@@ -221,13 +233,17 @@ class SharedLedger(Ledger):
         self._chosen: dict[RunningTrial, Next] = {}
         self._lease_ends = math.inf
         self._timers: list[asyncio.TimerHandle] = []
+        self._wake: Callable[[], None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._heard_at = -math.inf
         self._watching: asyncio.Task[None] | None = None
         self.before = joined.elapsed
         journal.heard = self._heard
 
     def _heard(self, reply: Reply) -> None:
-        self._began = time.monotonic() - (reply.elapsed - self.before)
-        self._lease_ends = time.monotonic() + reply.lease_ends + _MARGIN_S
+        self._heard_at = now = time.monotonic()
+        self._began = now - (reply.elapsed - self.before)
+        self._lease_ends = now + reply.lease_ends + _MARGIN_S
         self._stale = bool(reply.news)  # what was asked was asked without knowing these
         if reply.kept or reply.news:
             self._resting = False
@@ -316,13 +332,31 @@ class SharedLedger(Ledger):
         if self._resting and self._lease_ends < math.inf:
             left = max(self._lease_ends - time.monotonic(), 0.0)
             self._timers.append(loop.call_later(left, self._awake, wake))
-        if self._watching is None:
-            self._timers.append(loop.call_later(0.0 if self._resting else _FOLLOW_S, self._follow, wake))
+        if self._watching is not None:
+            return
+        if self._resting:
+            self._timers.append(loop.call_later(0.0, self._follow, wake))
+            return
+        self._wake = wake
+        if self._patience is None:
+            self._patience = loop.call_later(_FOLLOW_S, self._lose_patience)
 
     def unwatch(self) -> None:
+        self._wake = None
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+
+    def _lose_patience(self) -> None:
+        """Follows, if the last turn was long ago; a timer that is set anew when it goes off costs a quick turn nothing."""
+        self._patience, wake = None, self._wake
+        if wake is None or self._watching is not None:
+            return
+        left = self._heard_at + _FOLLOW_S - time.monotonic()
+        if left > 0.0:
+            self._patience = asyncio.get_running_loop().call_later(left, self._lose_patience)
+        else:
+            self._follow(wake)
 
     def _follow(self, wake: Callable[[], None]) -> None:
         self._watching = asyncio.get_running_loop().create_task(self._news_come(wake), name="asynchopper-follow")
@@ -346,6 +380,8 @@ class SharedLedger(Ledger):
 
     async def end(self, reason: str) -> None:
         self.unwatch()
+        if self._patience is not None:
+            self._patience.cancel()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])

@@ -15,7 +15,9 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from asynchopper.history import Table
+import numpy as np
+
+from asynchopper.history import COMPLETED, Rows, Table
 from asynchopper.space import Space
 from asynchopper.trial import STATES, Pending, Values
 from asynchopper.trial import State as TrialState
@@ -141,6 +143,8 @@ class State:
         self.initial_asked = False
         self.pruner: PrunerSaw | None = None
         self.pruner_row = 0
+        self.rewound = 0
+        """How often rows were taken back: what somebody has learnt of them is then not so."""
         self._undo: list[tuple[Pending | None, int | None, int | None]] | None = None
 
     def __repr__(self) -> str:
@@ -236,6 +240,25 @@ class State:
         if self._undo is not None:
             self._undo.append((asked, None, None))
 
+    def asked_all(self, last: int, initial: bool) -> None:
+        """Counts trials that somebody else keeps while they are out: the last one's id, and whether one was the first guess."""
+        self.next_id = max(self.next_id, last + 1)
+        self.initial_asked = self.initial_asked or initial
+
+    def told_all(self, rows: Rows) -> None:
+        """Takes in finished trials, in the order in which they were told, as `fold` does one by one."""
+        start = len(self.table)
+        self.table.extend(rows)
+        self.elapsed = max(self.elapsed, float(rows.elapsed.max()))
+        for cost in rows.costs.values():
+            self.cost += cost
+        completed = np.flatnonzero(rows.states == COMPLETED)
+        if len(completed):
+            losses = -self.sign * rows.values[completed]
+            i = int(completed[losses.argmin()])
+            if self.best_row < 0 or self.sign * float(rows.values[i]) > self.sign * self.table.values[self.best_row]:
+                self.best_row = start + i
+
     # -- taking back what could not be made durable
 
     def mark(self) -> Mark:
@@ -254,7 +277,9 @@ class State:
 
     def rollback(self, mark: Mark) -> None:
         assert self._undo is not None, "keep_undo(True) comes before mark()"
-        self.table.truncate(mark.rows)
+        if mark.rows < len(self.table):
+            self.rewound += 1
+            self.table.truncate(mark.rows)
         while len(self._undo) > mark.undo:
             before, asked_id, key = self._undo.pop()
             if asked_id is not None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import count
 from os import PathLike, fspath
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias, overload
 
+from asynchopper.columns import Column
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 
 Resume: TypeAlias = Literal["auto", "never", "must"]
@@ -26,6 +28,39 @@ class Entry(NamedTuple):
 
     seq: int
     data: bytes
+
+
+class Lines(Sequence[Entry]):
+    """Records in a row, as the lines of a text, at a fraction of what as many entries take. `ends` has the place of each
+    line's end."""
+
+    def __init__(self, text: bytes, seq: int, ends: Column) -> None:
+        self.text, self.seq, self.ends = text, seq, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, key: int) -> Entry: ...
+    @overload
+    def __getitem__(self, key: slice) -> Lines: ...
+    def __getitem__(self, key: int | slice) -> Entry | Lines:
+        if isinstance(key, slice):
+            first, last, step = key.indices(len(self))
+            if step != 1:
+                raise ValueError("lines stay in a row")
+            start, end = self._start(first), self._start(max(first, last))
+            return Lines(self.text[start:end], self.seq + first, self.ends[first:last] - start)
+        i = key + len(self) if key < 0 else key
+        if not 0 <= i < len(self):
+            raise IndexError(f"line {key} of {len(self)}")
+        return Entry(self.seq + i, self.text[self._start(i) : self.ends[i]])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(Entry, count(self.seq), self.text.split(b"\n")[:-1])
+
+    def _start(self, i: int) -> int:
+        return int(self.ends[i - 1]) + 1 if i else 0
 
 
 class Lost(NamedTuple):

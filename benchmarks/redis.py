@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from asynchopper_backends.redis import RedisStorage
+from redis.asyncio import Redis
 
 import asynchopper as ah
 from benchmarks.bench import Row, machine, row, table, take_turns
@@ -60,7 +62,8 @@ def rate(server: Server, kind: str, workers: int, total: int, concurrency: int =
 def measure(rounds: int, quick: bool) -> list[Row]:
     """Results a second beside Optuna's Redis storage, and beside the round trips alone."""
     scale = 10 if quick else 1
-    rows = []
+    rows: list[Row] = []
+    alone: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as home, Server(Path(home)) as server:
         for workers in (1, 2, 4, 8):
             taken = take_turns(
@@ -81,7 +84,103 @@ def measure(rounds: int, quick: bool) -> list[Row]:
                 row(f"{who}, 1 slot each", taken["ours"], "its round trips alone", taken["bare"], "results/s", at_least=0.5),
                 row(f"{who}, 1 slot each", taken["ours"], "two XADDs in one round trip", taken["pair"], "results/s"),
             ]  # fmt: skip
-    return rows
+            alone.setdefault("ours", taken["ours"])
+            if workers == 2:
+                rows.append(
+                    row(f"{who}, 1 slot each", taken["ours"], "1 worker", alone["ours"], "results/s", at_least=1.3)
+                )
+    return rows + durable(rounds, quick)
+
+
+def durable(rounds: int, quick: bool) -> list[Row]:
+    """A result that is on the server's disk, beside one bare record that is, and beside Optuna; all hold as many results."""
+    grown = 1_000 if quick else 10_000
+    n = 500  # more than a search has that the default sampler thinks about for milliseconds a candidate
+    with (  # where the code is: a temporary folder may be in memory
+        tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as home,
+        Server(Path(home), appendonly="yes", appendfsync="no") as server,
+        server.client() as client,
+    ):
+        asyncio.run(_run(server.url("grown"), grown, 64))
+        study = _optuna(server, grown)
+        client.config_set("appendfsync", "always")
+        taken = take_turns(
+            {
+                "bare": lambda: asyncio.run(_bare(server, n)),
+                "1": lambda: _continued(server, n, 1),
+                "100": lambda: _continued(server, 6 * n, 100),
+                "optuna": lambda: _asked_and_told(study, 30),
+            },
+            rounds,
+        )
+    what, floor = "time a durable result, Redis, {} in flight, at {:,} results", "a bare XADD, one by one"
+    peer = f"Optuna JournalRedisBackend, at {grown:,} results"
+    return [
+        row(what.format(1, grown), taken["1"], floor, taken["bare"], "us", at_most=1.3),
+        row(what.format(100, grown), taken["100"], floor, taken["bare"], "us", at_most=0.3),
+        row(
+            what.format(1, grown), taken["1"], peer, taken["optuna"], "us"
+        ),  # even the floor is far from 40 times faster
+        row(what.format(100, grown), taken["100"], peer, taken["optuna"], "us", at_most=1 / 40),
+    ]
+
+
+async def _bare(server: Server, n: int) -> float:
+    """Microseconds a record, synced before the reply."""
+    async with Redis(port=server.port, protocol=2) as client:
+        await client.ping()
+        began = time.perf_counter()
+        for _ in range(n):
+            await client.xadd("bare", {"r": b"x" * 130})
+        return (time.perf_counter() - began) / n * 1e6
+
+
+_steps = itertools.count(1)  # the same budget again would be one that is spent
+
+
+def _continued(server: Server, n: int, concurrency: int) -> float:
+    """Microseconds a result of a worker that joined, from its first evaluation to its last."""
+    marks: list[float] = []
+
+    async def objective(params: dict[str, Any]) -> float:
+        marks.append(time.perf_counter())
+        return float(params["x"])
+
+    n += next(_steps)
+    url = server.url("grown", durability="always")
+    search = ah.Search(SPACE)
+    asyncio.run(search.run(objective, steps=n, checkpoint_path=url, concurrency=concurrency, quiet=True))
+    assert len(marks) == n
+    return (marks[-1] - marks[0]) / (n - concurrency) * 1e6
+
+
+def _optuna(server: Server, results: int) -> Any:
+    """A study that holds so many trials on the server, by Optuna's own hand; they were made in memory."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalRedisBackend
+
+    warnings.simplefilter("ignore")  # that it is experimental
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    made = optuna.create_study(sampler=optuna.samplers.RandomSampler())
+    made.optimize(_value, n_trials=results)
+    storage = JournalStorage(JournalRedisBackend(server.url().partition("?")[0], prefix="optuna"))
+    study = optuna.create_study(study_name="it", storage=storage, sampler=optuna.samplers.RandomSampler())
+    study.add_trials(made.trials)
+    return study
+
+
+def _value(trial: Any) -> float:
+    trial.suggest_float("y", 0, 1)
+    trial.suggest_int("n", 1, 64)
+    return float(trial.suggest_float("x", 0, 1))
+
+
+def _asked_and_told(study: Any, n: int) -> float:
+    """Microseconds a trial."""
+    began = time.perf_counter()
+    study.optimize(_value, n_trials=n)
+    return (time.perf_counter() - began) / n * 1e6
 
 
 # -- figures that are no ratios

@@ -25,6 +25,7 @@ class PortfolioSampler:
     def __init__(self, tuning: Tuning | None = None) -> None:
         self._tuning = tuning or Tuning()
         self._state: ref[State] | None = None
+        self._rewound = 0
         self._memory: Memory | None = None
         self._screen: Screen | None = None
         self._blocks: Blocks | None = None
@@ -52,11 +53,10 @@ class PortfolioSampler:
     def _recall(self, state: State) -> Memory:
         """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
         memory = self._memory
-        told = len(state.table.ids)
-        if memory is None or self._state is None or self._state() is not state or memory.rows > told:
+        if memory is None or self._state is None or self._state() is not state or self._rewound != state.rewound:
             memory = self._memory = Memory(state, self._tuning)
-            self._state = ref(state)
-        if told >= memory.due:
+            self._state, self._rewound = ref(state), state.rewound
+        if len(state.table.ids) >= memory.due:
             memory.catch_up(state)
         return memory
 

@@ -217,7 +217,7 @@ class FileStorage(Storage):
 
     # -- in the thread: reading
 
-    def _scan(self) -> Generator[list[Entry], None, None]:
+    def _scan(self) -> Generator[Sequence[Entry], None, None]:
         """Portions of whole, checked records; at the end, cuts what a crash left behind them."""
         if self._temporary is None:
             self._finish((yield from batches(self._fd)))

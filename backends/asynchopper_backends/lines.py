@@ -12,12 +12,17 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from array import array
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
+from asynchopper.columns import Column
 from asynchopper.errors import CheckpointCorrupted
+from asynchopper.frames import check_lines
 from asynchopper.records import check, frame, unframe
-from asynchopper.storage import Entry, Lost
+from asynchopper.storage import Entry, Lines, Lost
 
 MAX_LINE = 256 * 2**20  # bytes; an array of 24 million floats still fits
 _PORTION = 2**20
@@ -107,60 +112,90 @@ def _first(line: bytes) -> tuple[Watermark, bytes]:
     return Watermark(found.start(1), slot, max(known)), record
 
 
-def _chunks(fd: int, start: int) -> Iterator[tuple[list[bytes], bytes]]:
+def _chunks(fd: int, start: int) -> Iterator[tuple[bytes, bytes]]:
     """Whole lines, and what stands behind the last of them, again and again. Ends early where no line can be."""
     at, rest, want = start, b"", _PORTION
     while chunk := os.pread(fd, want, at):
         at += len(chunk)
         if len(rest) + len(chunk) > MAX_LINE and b"\n" not in chunk[: MAX_LINE - len(rest)]:
             raise CheckpointCorrupted(f"there is a line that is longer than any record ({MAX_LINE} bytes)")
-        *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
-        del chunk
+        data = rest + chunk if rest else chunk
+        cut = data.rfind(b"\n") + 1
+        lines, rest = data[:cut], data[cut:]
+        del chunk, data
         yield lines, rest
         if b"\0" in rest:
             return
         want = min(max(_PORTION, len(rest)), _MOST)
 
 
-def batches(fd: int) -> Generator[list[Entry], None, End]:
-    """Portions of whole, checked batches; then where they end."""
+def batches(fd: int) -> Generator[Sequence[Entry], None, End]:
+    """Whole, checked batches in portions; then where they end."""
     mark: Watermark | None = None
-    batch: list[Entry] = []
-    offset = whole = seq = 0
+    waiting: list[Sequence[Entry]] = []  # of a batch whose end is yet to come
+    offset = whole = seq = whole_seq = 0
     left, rest = 0, b""
 
     def end(problem: str | None, torn: bool) -> End:
-        return End(whole, seq - len(batch), problem, torn, mark)
+        return End(whole, whole_seq, problem, torn, mark)
 
     try:
         for lines, rest in _chunks(fd, 0):  # noqa: B007 - read after the loop
-            portion: list[Entry] = []
-            for line in lines:
-                try:
-                    if seq == 0:
-                        (mark, record), follow = _first(line), 0
-                    else:
-                        record, follow = line, check(line, seq)
-                    if left and follow != left - 1:
-                        raise CheckpointCorrupted(f"record {seq} does not belong to the batch that it stands in")
-                except CheckpointCorrupted as e:
-                    if portion:
-                        yield portion
-                    return end(f"line {seq + 1}: {e}", seq > 0 and b"\0" in line)
-                offset += len(line) + 1
-                batch.append(Entry(seq, record))
-                seq, left = seq + 1, follow
-                if not follow:
-                    portion += batch
-                    batch.clear()
-                    whole = offset
-            if portion:
-                yield portion
+            if not lines:
+                continue
+            if seq == 0:
+                first, _, lines = lines.partition(b"\n")
+                mark, record = _first(first)
+                offset = whole = len(first) + 1
+                seq = whole_seq = 1
+                yield [Entry(0, record)]
+            found, ends, follow, problem = _checked(lines, seq, left)
+            done = int(np.flatnonzero(follow == 0)[-1]) + 1 if (follow == 0).any() else 0
+            if done:
+                yield from waiting
+                waiting.clear()
+                yield found if done == len(found) else found[:done]
+                whole, whole_seq = offset + int(ends[done - 1]) + 1, seq + done
+            if problem is not None:
+                return end(*problem)
+            if done < len(found):
+                waiting.append(found[done:])
+            if len(found):
+                left = int(follow[-1])
+            offset, seq = offset + len(lines), seq + len(found)
     except CheckpointCorrupted as e:
         return end(f"line {seq + 1}: {e}", False)
     if rest:
         return end("the last line is incomplete", seq > 0)
-    return end("the last batch is incomplete" if batch else None, True)
+    return end("the last batch is incomplete" if waiting else None, True)
+
+
+_Checked: TypeAlias = tuple[Sequence[Entry], Column, Column, tuple[str, bool] | None]
+
+
+def _checked(lines: bytes, seq: int, left: int) -> _Checked:
+    """The records of some lines, up to the first that is none; where they end, and how many of their batches follow them;
+    what is wrong with the next, and whether a crash may have left it so."""
+    in_bulk = check_lines(lines, seq, left)
+    if in_bulk is not None:
+        return Lines(lines, seq, in_bulk.ends), in_bulk.ends, in_bulk.left, None
+    found: list[Entry] = []
+    ends, follow = array("q"), array("q")
+    problem, at = None, 0
+    for line in lines.split(b"\n")[:-1]:
+        try:
+            follows = check(line, seq)
+            if left and follows != left - 1:
+                raise CheckpointCorrupted(f"record {seq} does not belong to the batch that it stands in")
+        except CheckpointCorrupted as e:
+            problem = f"line {seq + 1}: {e}", b"\0" in line
+            break
+        found.append(Entry(seq, line))
+        at += len(line) + 1
+        ends.append(at - 1)
+        follow.append(follows)
+        seq, left = seq + 1, follows
+    return found, np.array(ends), np.array(follow), problem
 
 
 def salvage(fd: int) -> Iterator[list[Entry | Lost]]:

@@ -22,7 +22,6 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     NoPermissionError,
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -34,9 +33,9 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from asynchopper.errors import StorageError
 from asynchopper_backends.redis_address import Address
+from asynchopper_backends.redis_wire import Answer, Made, Wire
 
 T = TypeVar("T")
-Wire: TypeAlias = "Connection | UnixDomainSocketConnection"
 W = TypeVar("W", Connection, UnixDomainSocketConnection)
 Command: TypeAlias = tuple[Any, ...]
 
@@ -108,44 +107,35 @@ class Link:
         packed = b"*%d\r\n%b%b" % (3 + len(PARTS) + len(args), self._head, _packed(args))
         packed += b"".join([_command(command) for command in then])
 
-        async def once(wire: Wire) -> list[Any]:
+        async def once(wire: Wire, within_s: float) -> list[Any]:
             try:
-                return await self._said(wire, packed, 1 + len(then))
-            except NoScriptError:
-                return await self._said(
-                    wire, b"".join(map(_command, (("EVAL", SCRIPT, *self._script, *args), *then))), 1 + len(then)
-                )
+                return await self._asked(wire, packed, 1 + len(then), within_s)
+            except Answer as e:
+                if not str(e).startswith("NOSCRIPT"):
+                    raise
+            whole = b"".join(map(_command, (("EVAL", SCRIPT, *self._script, *args), *then)))
+            return await self._asked(wire, whole, 1 + len(then), within_s)
 
         return await self.tried(once, patience_s, within_s)
 
     async def command(self, *args: Any, within_s: float = 0.0, patience_s: float | None = None) -> Any:
         """One command's reply, which may take `within_s` seconds more than usual."""
 
-        async def once(wire: Wire) -> Any:
-            return (await self._said(wire, _command(args), 1))[0]
+        async def once(wire: Wire, within_s: float) -> Any:
+            return (await self._asked(wire, _command(args), 1, within_s))[0]
 
         return await self.tried(once, patience_s, within_s)
 
-    async def _said(self, wire: Wire, packed: bytes, count: int) -> list[Any]:
+    async def _asked(self, wire: Wire, packed: bytes, count: int, within_s: float) -> list[Any]:
         self.round_trips += 1
-        await wire.send_packed_command(packed, check_health=False)
-        replies: list[Any] = []
-        for _ in range(count):
-            try:
-                replies.append(await wire.read_response(disable_decoding=True))
-            except ResponseError as e:
-                replies.append(e)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise reply
-        return replies
+        return await wire.ask(packed, count, within_s)
 
     # -- again and again
 
     async def tried(
-        self, work: Callable[[Wire], Awaitable[T]], patience_s: float | None = None, within_s: float = 0.0
+        self, work: Callable[[Wire, float], Awaitable[T]], patience_s: float | None = None, within_s: float = 0.0
     ) -> T:
-        """Does something with a connection, on a new one if need be, for as long as the patience lasts.
+        """Does something with a connection, in so many seconds, on a new one if need be, for as long as the patience lasts.
 
         Raises `Refused` for what will not get better, `StorageError` when the patience is at its end. What was tried may
         have been done without being heard of, so it has to be such that it can be said twice.
@@ -156,11 +146,10 @@ class Link:
         try_s = min(_LONGEST_TRY_S, max(patience_s / 4, 0.3))
         while True:
             try:
-                async with asyncio.timeout(try_s + within_s):
-                    wire = self._wire
-                    if wire is None:
-                        wire = self._wire = await self._connected()
-                    done = await work(wire)
+                if self._wire is None:
+                    async with asyncio.timeout(try_s):
+                        self._wire = Wire(await self._connected())
+                done = await work(self._wire, try_s + within_s)
             except (OSError, RedisError, TimeoutError) as e:  # redis-py's errors are not OSErrors
                 await self.drop()
                 problem = self._problem(e)
@@ -206,7 +195,7 @@ class Link:
 
     # -- connecting
 
-    async def _connected(self) -> Wire:
+    async def _connected(self) -> Made:
         address = self.address
         if address.kind == "socket":
             return await _up(UnixDomainSocketConnection(path=address.path, **_usual(address.login())))
@@ -228,14 +217,14 @@ class Link:
             try:
                 async with asyncio.timeout(2.0):
                     if address.kind == "sentinel":
-                        said = await self._asked(
+                        said = await self._told_by(
                             host, port, address.sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service
                         )
                         if said:
                             return said[0].decode(), int(said[1])
                         problem = NoConnection(f"the Sentinel at {host}:{port} knows no service {address.service}")
                     else:
-                        for first, last, primary, *_ in await self._asked(
+                        for first, last, primary, *_ in await self._told_by(
                             host, port, address.login(), "CLUSTER", "SLOTS"
                         ):
                             if first <= self._slot <= last:
@@ -245,7 +234,7 @@ class Link:
                 problem = NoAnswer(f"{host}:{port} does not answer") if isinstance(e, TimeoutError) else e
         raise problem
 
-    async def _asked(self, host: str, port: int, login: dict[str, Any], *command: Any) -> Any:
+    async def _told_by(self, host: str, port: int, login: dict[str, Any], *command: Any) -> Any:
         wire = await _up(self._wire_to(host, port, login))
         try:
             await wire.send_command(*command)
@@ -257,7 +246,7 @@ class Link:
         """Lets go of the connection; the next call makes a new one."""
         wire, self._wire = self._wire, None
         if wire is not None:
-            await wire.disconnect(nowait=True)
+            await wire.close()
 
 
 def _packed(words: Sequence[Any]) -> bytes:

@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger("asynchopper")
 
-_PAGE = 1000  # records that are read at once
+_FIRST_PAGE, _LONGEST_PAGE = 200, 5000  # records that are read at once; the server does nothing else meanwhile
+_PAGE_BYTES = 2**20  # what they should come to, since records of large candidates are large
 _LOSSES = (b"empty", b"lost", b"torn", b"epoch")
 _SETTLED_S = 5.0  # a loss on one of many servers is believed after this time
 _GOODBYE_S = 3.0  # what letting go may take when the server does not answer
@@ -113,23 +114,40 @@ class RedisLog(SharedStorage):
         if self._replace:
             self._was_read = True
             return
-        seen, number, link = b"", 0, self._connected()
-        while True:
-            reply = (await link.call(b"page", self._epoch, seen, _PAGE))[0]
-            if reply[0] != b"ok":
-                self._refuse(reply)
-            _, seen, records = reply
-            if int(seen.partition(b"-")[0] or 0) != number + len(records):
-                raise CheckpointCorrupted(
-                    f"{self.location}: records after {number} are missing; the server has lost them"
-                )
-            if records:
-                yield [Entry(number + i, data) for i, data in enumerate(records)]
-                number += len(records)
-            if len(records) < _PAGE:
-                break
+        seen, number, most = b"", 0, _FIRST_PAGE
+        ahead: asyncio.Task[Any] | None = self._asked_ahead(seen, most)
+        try:
+            while ahead is not None:
+                reply = await ahead
+                if reply[0] != b"ok":
+                    self._refuse(reply)
+                _, seen, records = reply
+                if int(seen.partition(b"-")[0] or 0) != number + len(records):
+                    raise CheckpointCorrupted(
+                        f"{self.location}: records after {number} are missing; the server has lost them"
+                    )
+                ahead = None
+                if len(records) == most:
+                    fitting = most * _PAGE_BYTES // max(sum(map(len, records)), 1)
+                    most = max(1, min(_LONGEST_PAGE, 4 * most, fitting))
+                    ahead = self._asked_ahead(seen, most)  # comes while the caller is at work on this one
+                if records:
+                    yield [Entry(number + i, data) for i, data in enumerate(records)]
+                    number += len(records)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.wait([ahead])
+                if not ahead.cancelled():
+                    ahead.exception()  # whoever awaited it has heard of it, and nobody else wants to
         if self._state != "reader":
             self._last, self._seq, self._was_read = seen, number, True
+
+    def _asked_ahead(self, seen: bytes, most: int) -> asyncio.Task[Any]:
+        async def page() -> Any:
+            return (await self._connected().call(b"page", self._epoch, seen, most))[0]
+
+        return asyncio.get_running_loop().create_task(page(), name="asynchopper-page")
 
     async def append(self, records: Sequence[bytes]) -> None:
         if self._wrong is not None:
@@ -219,6 +237,10 @@ class RedisLog(SharedStorage):
     async def _committed(self, *words: Any) -> Any:
         """The script's reply, once what it wrote is as durable as it was asked to be."""
         link, also = self._connected(), self._also
+        if not also:
+            reply = (await link.call(*words))[0]
+            if reply[0] not in _LOSSES:
+                return reply
         clock = asyncio.get_running_loop().time
         began, lost = clock(), math.inf if self.address.kind in ("sentinel", "cluster") else -math.inf
         while True:

@@ -1,0 +1,92 @@
+"""What a worker reads while others write: rows stay where they were seen, and pages fit what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asynchopper_backends.redis import RedisStorage
+
+import asynchopper as ah
+from asynchopper.samplers.portfolio import PortfolioSampler
+from asynchopper.samplers.random import RandomSampler
+from asynchopper.storage import Ask
+from asynchopper.testing.logs import header
+from asynchopper.testing.turns import RUN, ask
+from tests.servers import Server
+
+
+class Watching:
+    """A sampler that draws at random, and remembers which value each row had."""
+
+    def __init__(self) -> None:
+        self.rows: list[float] = []
+        self.moved = 0
+
+    def propose(self, view: Any, rng: Any) -> Any:
+        now = list(view.state.table.values)
+        self.moved += now[: len(self.rows)] != self.rows
+        self.rows = now
+        return RandomSampler().propose(view, rng)
+
+
+async def test_rows_stay_where_a_sampler_has_seen_them_while_others_write(server: Server, name: str) -> None:
+    workers = [ah.Search({"x": ah.float(0, 1)}, seed=2) for _ in range(3)]
+    samplers = [Watching() for _ in workers]
+
+    async def objective(params: dict[str, Any]) -> float:
+        await asyncio.sleep(0)
+        return float(params["x"])
+
+    await asyncio.gather(
+        *(
+            w.run(objective, steps=300, checkpoint_path=server.url(name), sampler=s, quiet=True, concurrency=2)
+            for w, s in zip(workers, samplers, strict=True)
+        )
+    )
+    assert all(len(s.rows) > 100 for s in samplers)
+    assert sum(s.moved for s in samplers) <= len(workers), "at most once, when the first of the others has come"
+    assert len({tuple(w.history.values) for w in workers}) == 1
+
+
+async def test_the_default_sampler_learns_what_is_in_the_log(server: Server, name: str) -> None:
+    workers = [ah.Search({"x": ah.float(0, 1), "y": ah.float(0, 1)}, seed=2) for _ in range(3)]
+    samplers = [PortfolioSampler() for _ in workers]
+
+    async def objective(params: dict[str, Any]) -> float:
+        await asyncio.sleep(0)
+        return -float((params["x"] - 0.3) ** 2 + (params["y"] - 0.6) ** 2)
+
+    await asyncio.gather(
+        *(
+            w.run(objective, steps=1500, checkpoint_path=server.url(name), sampler=s, quiet=True)
+            for w, s in zip(workers, samplers, strict=True)
+        )
+    )
+    for worker, sampler in zip(workers, samplers, strict=True):
+        assert sampler._memory is not None
+        values = list(worker.history.values)
+        assert len(sampler._memory.elites) > 10
+        assert all(values[e.row] == -e.loss for e in sampler._memory.elites)
+
+
+async def test_pages_follow_the_size_of_the_records(server: Server, name: str) -> None:
+    storage = RedisStorage(server.url(name))
+    await storage.join()
+    await storage.create([header(), RUN], None)
+    many = [ask(n) for n in range(1500)]
+    large = [Ask("", b'"params":{"x":"' + b"a" * 200_000 + b'"},"origin":"seeding"}') for _ in range(20)]
+    await storage.turn([], many + large)
+    await storage.close()
+    reader = RedisStorage(server.url(name))
+    await reader.open(readonly=True)
+    sizes = [len(portion) async for portion in reader.read()]
+    assert sum(sizes) == 2 + 1500 + 20
+    assert sizes[0] == 200
+    assert max(sizes) > 500
+    halfway = reader.read()
+    async for _ in halfway:
+        break
+    await halfway.aclose()  # type: ignore[attr-defined]  # a generator
+    assert sum([len(portion) async for portion in reader.read()]) == 1522
+    await reader.close()
