@@ -1,6 +1,6 @@
 """Nothing grows: what each call of a trial costs with 100 trials behind it, and with 100,000; and what arrays cost by their size.
 
-Processor time, in blocks of a hundred calls; the two searches take turns, so that a slow minute of the machine hits both.
+Processor time; the two searches take turns, so that a slow minute of the machine hits both.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
+import statistics
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,22 @@ import asynchopper as ah
 from asynchopper.callbacks import Watchers
 from asynchopper.ledger import Ledger
 from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
-from asynchopper.trial import Completed
 from benchmarks.bench import Row, row
-from benchmarks.parts import ledger_of, turn
+from benchmarks.parts import asked_and_told, ledger_of, turn
 
-_BLOCK, _FEW = 100, 100
-_CALLS = {
-    "ask": "propose, and fold the asked",
-    "tell": "fold the told",
-    "learn": "the sampler learns",
-    "hear": "callbacks",
-}
+_FEW, _BLOCK = 100, 128
+_TOGETHER = 10  # blocks that are one figure: what a sampler does once for hundreds of trials is in each of them
+_CALLS = ("propose, and fold the asked", "fold the told", "callbacks")
 
 
 def measure(rounds: int, quick: bool = False) -> list[Row]:
-    many, blocks = (5_000, 10) if quick else (100_000, 10 * rounds)
+    many = 5_000 if quick else 100_000
     rows = []
     for name, words in cases().items():
-        rows += grown(name, words, many, blocks)
-    rows.append(appended(many, blocks))
-    return [*rows, *arrays(blocks, quick)]
+        if words.get("few", _FEW) < many:
+            rows += grown(name, words, many, rounds)
+    rows.append(appended(many, 10 * rounds))
+    return [*rows, *arrays(10 * rounds, quick)]
 
 
 def cases() -> dict[str, dict[str, Any]]:
@@ -52,6 +48,7 @@ def cases() -> dict[str, dict[str, Any]]:
         "seeding": {"sampler": TwoStageSampler, "seeding_ratio": 1.0},
         "local": {"sampler": TwoStageSampler, "seeding_steps": 0},
         "default": {"sampler": PortfolioSampler},
+        "default, by the block": {"sampler": PortfolioSampler, "few": 5_000},
         "default, duplicates reused": {"sampler": PortfolioSampler, "duplicates": "reuse"},
         "default, duplicates allowed": {"sampler": PortfolioSampler, "duplicates": "allow"},
         "random, duplicates allowed": {"sampler": RandomSampler, "duplicates": "allow"},
@@ -64,30 +61,33 @@ def score(params: dict[str, Any]) -> float:
     return zlib.crc32(orjson.dumps(params, option=orjson.OPT_SERIALIZE_NUMPY)) / 2**32
 
 
-def grown(name: str, words: dict[str, Any], many: int, blocks: int) -> list[Row]:
+def grown(name: str, words: dict[str, Any], many: int, rounds: int) -> list[Row]:
     """Each call at many trials, beside the same at few."""
 
+    few = words.get("few", _FEW)
+    made = {k: v for k, v in words.items() if k not in ("few", "sampler")}
+
     def search(trials: int) -> Ledger:
-        ledger = ledger_of(**{**words, "sampler": words["sampler"]()})
+        ledger = ledger_of(words["sampler"](), **made)
         for _ in range(trials):
             turn(ledger, score)
         return ledger
 
     large = search(many)
-    taken: dict[str, tuple[list[float], list[float]]] = {call: ([], []) for call in _CALLS}
-    for _ in range(blocks):
-        for which, ledger in enumerate((search(_FEW), large)):
-            gc.collect(0)
-            for call, us in _block(ledger).items():
-                taken[call][which].append(us)
+    taken: list[tuple[list[float], list[float]]] = [([], []) for _ in _CALLS]
+    for _ in range(rounds):
+        small = [_block(search(few)) for _ in range(_TOGETHER)]
+        late = [_block(large) for _ in range(_TOGETHER)]
+        for at, figures in enumerate(taken):
+            figures[0].append(statistics.mean(block[at] for block in small))
+            figures[1].append(statistics.mean(block[at] for block in late))
     rows = [
-        row(f"{name}: {what}, at {many:,} trials", few_and_many[1], "at 100", few_and_many[0], "us", at_most=1.1)
-        for call, what in _CALLS.items()
-        if (few_and_many := taken[call])[0]
+        row(f"{name}: {call}, at {many:,} trials", late, f"at {few:,}", early, "us", at_most=1.1)
+        for call, (early, late) in zip(_CALLS, taken, strict=True)
     ]
     if words.get("duplicates") is None and "random" not in name and name != "seeding":
         what = f"{name}: candidates drawn for one that is new, at {many:,} trials"
-        rows.append(row(what, [_draws(large)], "at 100", [_draws(search(_FEW))], ""))
+        rows.append(row(what, [_draws(large)], f"at {few:,}", [_draws(search(few))], ""))
     return rows
 
 
@@ -110,28 +110,18 @@ def _draws(ledger: Ledger) -> float:
     return keys / n
 
 
-def _block(ledger: Ledger) -> dict[str, float]:
-    """Microseconds of the processor for each call, over a block of trials that are all out at once."""
+def _block(ledger: Ledger) -> tuple[float, float, float]:
+    """Microseconds of the processor for each call."""
     watchers = Watchers(_heard)
     asyncio.run(ledger.journal.commit())
     ledger.news()
-    ledger.thinks()  # a sampler that learns has done so
-    spent: dict[str, float] = {}
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        began = time.process_time()
-        made = work()
-        spent[name] = (time.process_time() - began) / _BLOCK * 1e6
-        return made
-
-    out = timed("ask", lambda: [ledger.ask() for _ in range(_BLOCK)])
-    outcomes = [(trial, known or Completed(score(trial.params))) for trial, known in out]
-    timed("tell", lambda: [ledger.tell(*pair) for pair in outcomes])
-    if ledger.proposer._thinks is not None:
-        timed("learn", ledger.thinks)
+    gc.collect(0)
+    asking, telling = asked_and_told(ledger, _BLOCK, score)
     asyncio.run(ledger.journal.commit())
-    timed("hear", lambda: [watchers.told(trial) for trial in ledger.news()])
-    return spent
+    began = time.process_time()
+    for trial in ledger.news():
+        watchers.told(trial)
+    return asking, telling, (time.process_time() - began) / _BLOCK * 1e6
 
 
 def _heard(trial: Any) -> None:

@@ -27,11 +27,11 @@ from asynchopper.objective import Evaluation, RunningTrial
 from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
 from asynchopper.samplers.base import View
 from asynchopper.state import Asked, State, Told
-from asynchopper.trial import Completed, Proposal
+from asynchopper.trial import Proposal
 from benchmarks.bench import machine, put_into_page, shown
-from benchmarks.parts import Layer, cost, ledger_of
+from benchmarks.parts import Layer, asked_and_told, cost, ledger_of
 from benchmarks.stored_layers import durable, reading
-from benchmarks.tuners import bare_tasks, in_loop, ours, trivial, value
+from benchmarks.tuners import bare_tasks, in_loop, ours, trivial
 
 _TOLD = 2_000  # trials that the search has behind it
 _REST = "what is left: waiting, and that code is slower among other code than in a loop of its own"
@@ -56,30 +56,29 @@ def in_memory(n: int, repeats: int) -> list[Layer]:
     def propose(sampler: Any) -> float:
         return took(lambda: [sampler.propose(view, rng) for _ in ids])
 
-    spent = in_turn(n * repeats // 100)
+    turns = [asked_and_told(ledger_of(PortfolioSampler(), _TOLD), n) for _ in range(repeats)]
+    asking, telling = (statistics.median(figures) for figures in zip(*turns, strict=True))
     draws = took(lambda: [rng.random(5).tolist() for _ in ids])
     dicts = took(lambda: [dict(zip(names, v, strict=True)) for v in values])
     tuples = took(lambda: [(i, p) for i, p in zip(ids, params, strict=True)])
-    clocks = took(lambda: [(time.monotonic(), time.monotonic()) for _ in ids])
+    built = took(lambda: [space.build(v) for v in values])
+    handles = took(lambda: [RunningTrial(i, 1, p, None, ledger) for i, p in zip(ids, params, strict=True)])
+    fold_asked, fold_told = folds(state, proposals, keys, took)
+    proposing = asking - built - handles - fold_asked.ours
+    clocks = took(lambda: [time.monotonic() for _ in ids])
     layers = [
-        Layer("propose (default sampler)", spent["propose"], draws, "five random numbers"),
-        Layer("the sampler learns what came of it", spent["learn"], None, ""),
-        choosing(n, took),
-        Layer("build the parameters", took(lambda: [space.build(v) for v in values]), dicts, "a dict of five"),
-        Layer(
-            "the trial's handle",
-            took(lambda: [RunningTrial(i, 1, p, None, ledger) for i, p in zip(ids, params, strict=True)]),
-            tuples,
-            "a tuple",
-        ),
-        *folds(state, proposals, keys, took),
+        Layer("propose: learn, choose, look up duplicates, budget, clock", proposing, draws, "five random numbers"),
+        Layer("build the parameters", built, dicts, "a dict of five"),
+        Layer("the trial's handle", handles, tuples, "a tuple"),
+        fold_asked,
+        fold_told,
+        Layer("the outcome, and the clock", telling - fold_told.ours, clocks, "a look at the clock"),
     ]
-    between = spent["ask"] + spent["tell"] + spent["learn"] - sum(layer.ours for layer in layers)
-    layers.append(Layer("between these: budget, clocks, second draws", between, clocks, "two looks at a clock"))
     layers += evaluating(params, took)
     layers += [
-        Layer("(propose, two-stage sampler)", propose(TwoStageSampler()), draws, "five random numbers"),
-        Layer("(propose, random sampler)", propose(RandomSampler()), draws, "five random numbers"),
+        Layer("(one candidate by itself, default sampler)", propose(default), draws, "five random numbers"),
+        Layer("(one candidate by itself, two-stage sampler)", propose(TwoStageSampler()), draws, "five random numbers"),
+        Layer("(one candidate by itself, random sampler)", propose(RandomSampler()), draws, "five random numbers"),
         callbacks(n, took),
     ]
     for c in (1, 100):
@@ -87,59 +86,6 @@ def in_memory(n: int, repeats: int) -> list[Layer]:
         bare = took(lambda c=c: in_loop(bare_tasks(n, c)))
         layers.append(Layer(f"a whole trial, {c} at a time", whole, bare, "one asyncio task an evaluation", True))
     return layers
-
-
-def in_turn(rounds: int) -> dict[str, float]:
-    """Asking, telling and learning as a search does them, a hundred at a time; and proposing alone in between."""
-    sampler = PortfolioSampler()
-    ledger, rng = ledger_of(sampler, _TOLD), np.random.Generator(np.random.Philox(1))
-    view = View(ledger.state, 0.5, False, 0.5)
-    spent: dict[str, list[float]] = {"propose": [], "ask": [], "tell": [], "learn": []}
-    out: list[Any] = []
-
-    def ask() -> None:
-        out.extend([ledger.ask() for _ in range(100)])
-
-    def tell() -> None:
-        for new in out:
-            ledger.tell(new[0], Completed(value(new[0].params)))
-        out.clear()
-
-    for _ in range(max(rounds, 3)):
-        for name, work in (
-            ("propose", lambda: [sampler.propose(view, rng) for _ in range(100)]),
-            ("ask", ask),
-            ("tell", tell),
-            ("learn", lambda: sampler.thinks(ledger.state)),
-        ):
-            began = time.process_time()
-            work()
-            spent[name].append((time.process_time() - began) * 1e4)
-    return {name: statistics.median(taken) for name, taken in spent.items()}
-
-
-def choosing(n: int, took: Took) -> Layer:
-    """What is around the sampler: the trial's own random stream, the schedule, and whether the candidate is known."""
-    ledger = ledger_of(PortfolioSampler(), _TOLD)
-    state, proposer = ledger.state, ledger.proposer
-    known = ledger.state.best_values
-    assert known is not None
-
-    class Same:
-        def propose(self, view: Any, rng: Any) -> Proposal:
-            return proposal
-
-    values = list(known)
-    values[0] = values[0] * 0.999 + 1e-9  # never asked before
-    proposal = Proposal(tuple(values), "local")
-    proposer._sampler = Same()
-    seen = state.seen or {1}
-    return Layer(
-        "choose: the trial's random stream, schedule, duplicates",
-        took(lambda: [proposer.next(state, 0.0, 0.5) for _ in range(n)]),
-        took(lambda: [hash(b"12345678" * 5) in seen for _ in range(n)]),
-        "a look-up in a set",
-    )
 
 
 def folds(state: State, proposals: list[Proposal], keys: list[Any], took: Took) -> list[Layer]:

@@ -18,8 +18,8 @@ import orjson
 from asynchopper_backends.file import FileStorage
 from asynchopper_backends.lines import batches
 
-from asynchopper.journal import Journal
-from asynchopper.records import decode, encode, frame
+from asynchopper.journal import Journal, Replay, fold_portion
+from asynchopper.records import encode, frame
 from asynchopper.samplers import PortfolioSampler
 from asynchopper.space import Space
 from asynchopper.state import Asked, Fact, State, Told
@@ -94,14 +94,14 @@ async def _durable(path: Path, space: Space, facts: list[Fact], rounds: int, rep
             return journal.commit()
 
         commit = await waited(committed)
-        task = await waited(lambda: asyncio.shield(loop.create_task(_slept())))
+        task = await waited(lambda: loop.create_task(_slept()))
         wall = await _into_files(storage, records, rounds)
     finally:
         await storage.close()
     writing, syncing, whole, guard = (x / results for x in wall)
     floor = encoded + framed + writing + syncing
     return [
-        Layer("journal: a task that nobody can cancel", commit, task, "a task, shielded"),
+        Layer("journal: a task that nobody can cancel", commit, task, "a task"),
         Layer("encode (processor time)", encoding, encoded, "orjson"),
         Layer("frame: number and checksum (processor time)", framing, framed, "crc32"),
         Layer("to the file's thread and back", hop, bare_hop, "a call in an executor"),
@@ -168,27 +168,29 @@ def reading(folder: Path, n: int, repeats: int) -> list[Layer]:
         def read() -> bytes:
             return b"".join([os.pread(fd, 2**20, at) for at in range(0, size, 2**20)])
 
-        def checked() -> list[bytes]:
-            return [entry.data for portion in batches(fd) for entry in portion]
+        def in_bulk() -> None:
+            log = Replay(State(space, remember=False), str(path))
+            for portion in portions:
+                log.fold(portion)
+            log.end()
 
-        def fold() -> None:
+        def one_by_one() -> None:
             state = State(space, remember=False)
-            for fact in facts:
-                if fact is not None:
-                    state.fold(fact)
+            for portion in portions:
+                fold_portion(portion, state, str(path))
 
-        lines = checked()
-        facts = [decode(line, space) for line in lines]
-        reads = took(read)
+        portions = list(batches(fd))
+        lines = [entry.data for portion in portions for entry in portion]
+        reads, columns = took(read), took(lambda: _columns(n))
         parse = took(lambda: [orjson.loads(line) for line in lines])
         crcs = took(lambda: [zlib.crc32(line) for line in read().split(b"\n")]) - reads
-        decoded = took(lambda: [decode(line, space) for line in lines])
         return [
             Layer("read", reads, reads, "itself"),
-            Layer("lines: number, batch, checksum", took(checked) - reads, crcs, "split and crc32"),
-            Layer("parse", parse, parse, "orjson into dicts"),
-            Layer("check what was parsed, and make facts of it", decoded - parse, None, ""),
-            Layer("fold", took(fold), took(lambda: _columns(n)), "twelve columns"),
+            Layer("lines: number, batch, checksum", took(lambda: list(batches(fd))) - reads, crcs, "split and crc32"),
+            Layer(
+                "parse, check, and fold, in bulk", took(in_bulk), parse + columns, "orjson into dicts; twelve columns"
+            ),
+            Layer("(parse, check, and fold, record by record)", took(one_by_one), parse + columns, "the same"),
             Layer(
                 "all of it: load",
                 took(lambda: in_loop(our_search().load(path))),
