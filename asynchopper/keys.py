@@ -29,10 +29,11 @@ class Keys(MutableSet[int]):
         self._settle(np.unique(numbers if isinstance(numbers, np.ndarray) else np.fromiter(numbers, np.int64)))
 
     def __contains__(self, number: Any) -> bool:
-        if number in self._late:
-            return True
-        if not self._bits[(number >> 3) & self._mask] >> (number & 7) & 1:
-            return False
+        return number in self._late or (
+            self._bits[(number >> 3) & self._mask] >> (number & 7) & 1 == 1 and self._is_sorted_in(number)
+        )
+
+    def _is_sorted_in(self, number: int) -> bool:
         at = bisect_left(self._sorted, number)
         return at < len(self._sorted) and self._sorted[at] == number
 
@@ -51,9 +52,11 @@ class Keys(MutableSet[int]):
 
     def insert(self, value: int) -> bool:
         """Whether the number is new; it is there then."""
-        if value in self:
-            return False
         late = self._late
+        if value in late or (
+            self._bits[(value >> 3) & self._mask] >> (value & 7) & 1 == 1 and self._is_sorted_in(value)
+        ):
+            return False
         late.add(value)
         if len(late) >= self._most:
             new = np.sort(np.fromiter(late, np.int64, len(late)))
