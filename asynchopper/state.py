@@ -10,6 +10,7 @@ Laws:
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from operator import itemgetter
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from asynchopper.history import COMPLETED, Rows, Table
+from asynchopper.keys import Keys
 from asynchopper.space import Space
 from asynchopper.trial import STATES, Pending, Values
 from asynchopper.trial import State as TrialState
@@ -131,7 +133,7 @@ class State:
         self.described: dict[str, Json] | None = None
         self.table = Table(space)
         self.pending: dict[int, Pending] = {}
-        self.seen: set[int] | None = set() if remember else None
+        self.seen: Keys | None = Keys() if remember else None
         """Key of every candidate that was asked; `None` where nobody wants to know."""
         self.trial_of: dict[int, int] | None = None
         """The trial of each of these, where somebody wants to know that, too."""
@@ -195,12 +197,10 @@ class State:
         else:
             if key is None:
                 key = self.space.key(values)
-            if key in seen:
+            if not seen.insert(key):
                 key = None
-            else:
-                seen.add(key)
-                if self.trial_of is not None:
-                    self.trial_of[key] = id
+            elif self.trial_of is not None:
+                self.trial_of[key] = id
         if self._undo is not None:
             self._undo.append((before, id, key))
 
@@ -330,15 +330,18 @@ class State:
             return
         if self.seen is not None and (self.trial_of is not None) == trials:
             return
-        known: dict[int, int] = {}
-        table, key = self.table, self.space.key
-        for row in range(len(table)):
-            if row not in table.foreign:
-                known.setdefault(key(table.row(row)), table.ids[row])
-        for asked in self.pending.values():
-            if not asked.foreign:
-                known.setdefault(key(asked.values), asked.id)
-        self.seen, self.trial_of = set(known), known if trials else None
+        table, space = self.table, self.space
+        columns = [c if isinstance(c, array) else None for c in table.columns]
+        keys = space.keys(columns) if not table.foreign else None
+        rows = [row for row in range(len(table)) if row not in table.foreign]
+        if keys is None:
+            keys = np.fromiter((space.key(table.row(row)) for row in rows), np.int64, len(rows))
+        out = [p for p in self.pending.values() if not p.foreign]
+        keys = np.concatenate((keys, np.fromiter((space.key(p.values) for p in out), np.int64, len(out))))
+        self.seen, self.trial_of = Keys(keys), None
+        if trials:
+            ids = [*(table.ids[row] for row in rows), *(p.id for p in out)]
+            self.trial_of = dict(zip(reversed(keys.tolist()), reversed(ids), strict=True))  # the first one's counts
 
     def facts(self, saw: PrunerSaw | None = None, seen: int = 0) -> Iterator[Fact]:
         """A log that folds to this state: what `save` writes. What is out is taken now, the rows as they are read.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from asynchopper.columns import Column
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.counting import cardinality, fill
@@ -189,6 +193,16 @@ class Space:
                 pass
         parts = [b"" if v is None else leaf.param.key(v) for leaf, v in zip(self.leaves, values, strict=True)]
         return hash(b"".join([b"%d:" % len(p) + p for p in parts]))
+
+    def keys(self, columns: Sequence[array[Any] | None]) -> Column | None:
+        """The `key` of each of many candidates, by columns; `None` where that takes them one by one."""
+        if self._pack is None or not columns or any(c is None for c in columns):
+            return None
+        table = np.empty((len(columns[0] or ()), self.n), np.uint64)
+        for i, numbers in enumerate(columns):
+            table[:, i] = np.frombuffer(numbers or b"", np.uint64)
+        text, width = table.astype("<u8", copy=False).tobytes(), 8 * self.n
+        return np.fromiter((hash(text[i : i + width]) for i in range(0, len(text), width)), np.int64, len(table))
 
     # to and from the outside
 
