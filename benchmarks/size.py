@@ -129,7 +129,7 @@ def _memory(load: Callable[[], Any]) -> tuple[float, float]:
 
 def finished(rounds: int, n: int) -> list[Row]:
     """Bytes in memory that a finished trial of five scalars takes, in a search of `n`."""
-    few = n // 10
+    few = min(n, 5_000)
     measures: dict[str, Callable[[], float]] = {
         "default sampler": lambda: _each(_finished, n),
         "random sampler": lambda: _each(lambda trials: _finished(trials, RandomSampler()), n),
