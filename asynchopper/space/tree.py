@@ -45,6 +45,7 @@ class Space:
         self._pack = self._packer()
         self.packed = self._pack is not None
         """Whether a candidate is nothing but scalars of at most 64 bits, all of them there every time."""
+        self._direct = self._direct_forms()
         self._plain = None if self.conditional else self._plain_forms()
 
     def __repr__(self) -> str:
@@ -106,6 +107,19 @@ class Space:
                 return None
             codes.append("q" if small or isinstance(param, Choice) else "d")
         return struct.Struct("<" + "".join(codes)).pack
+
+    def _direct_forms(self) -> list[tuple[str, Sequence[Json] | None]] | None:
+        """Path of each parameter, and what its options are in JSON, where numbers are themselves there."""
+        forms: list[tuple[str, Sequence[Json] | None]] = []
+        for leaf in self.leaves if self.packed else ():
+            p = leaf.param
+            if isinstance(p, Choice):
+                forms.append((leaf.path, [p.encode(i) for i in range(p.n)]))
+            elif type(p).encode is Parameter.encode:
+                forms.append((leaf.path, None))
+            else:
+                return None
+        return forms or None
 
     def _plain_forms(self) -> list[tuple[str, type, Any, Any]] | None:
         """Path, JSON type and bounds (or options) of each parameter, where that is all there is to reading it."""
@@ -238,6 +252,10 @@ class Space:
 
     def encode(self, values: Values) -> dict[str, Json]:
         """Path to JSON, for the parameters that exist in this candidate."""
+        if self._direct is not None and not self._strays:
+            return {
+                path: v if forms is None else forms[v] for (path, forms), v in zip(self._direct, values, strict=True)
+            }
         here = zip(self.leaves, values, strict=True)
         if not self.conditional:
             return {leaf.path: leaf.param.encode(v) for leaf, v in here}
