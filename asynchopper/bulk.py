@@ -44,14 +44,16 @@ _NO_NOTE = _Note(-1, 0.0, 0)
 
 
 class _Told(msgspec.Struct, tag="told", **_RECORD):
+    """With its members in the order in which they are written, which is where the decoder looks first."""
+
     id: int
     attempt: int
     state: str
-    seconds: float
-    elapsed: float
     value: Number = math.nan
     estimates: tuple[Number, ...] = ()
     cost: Number = 0.0
+    seconds: float
+    elapsed: float
     error: str | None = None
     seq: int = 0
     left: int = 0

@@ -8,7 +8,6 @@ import zlib
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +192,30 @@ def test_bulk_and_one_by_one_give_the_same_state(space: Space, data: st.DataObje
     both(records, lambda: Space(space.tree), cuts, data.draw(st.booleans()))
 
 
+ODD_NOTES = [
+    [1, 2],
+    [1, 2, 3],
+    [-1, 0.5, 3],
+    [200, 0.5, 3],
+    [1, 0.5, 2**31],
+    [1, 0.5, -1],
+    [True, 0.5, 3],
+    [1.0, 0.5, 3],
+    {},
+    "x",
+    0,
+]
+
+
+@pytest.mark.parametrize("note", ODD_NOTES, ids=repr)
+def test_a_note_of_any_form_stays_as_it_is(note: Any) -> None:
+    facts: list[Fact] = [Header("id", "maximize", 7, FLAT.describe())]
+    for i in range(100):
+        facts.append(asked(FLAT, i, 1, i, "local", note if i == 50 else None if i % 3 else [1, 0.25, i], None))
+        facts.append(told(i, 1, "completed", 1.0, ((), 0.0, 0.1, 0.1 * i, None)))
+    both([encode(f, FLAT) for f in facts], lambda: Space(FLAT.tree), [], True)
+
+
 @given(data=st.data())
 def test_they_agree_when_the_space_has_changed(data: st.DataObject) -> None:
     space = data.draw(st.sampled_from(SPACES))
@@ -211,7 +234,7 @@ MEMBERS = ["kind", "id", "attempt", "params", "origin", "note", "state", "value"
 
 
 def changed(record: bytes, member: str, value: Any, how: str) -> bytes:
-    body = orjson.loads(record)
+    body = json.loads(record)
     inside, _, name = member.rpartition(".")
     place = body.get(inside) if inside else body
     if isinstance(place, dict):

@@ -9,6 +9,7 @@ not have to guess checksums.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from asynchopper_backends import lines
 
 import asynchopper as ah
 from asynchopper.errors import StorageError
-from asynchopper.journal import fold_portion
+from asynchopper.journal import Replay, fold_portion
 from asynchopper.records import encode, frame
 from asynchopper.space import Space
 from asynchopper.state import State
@@ -99,12 +100,27 @@ def _salvaged(fd: int, entries: list[Entry]) -> None:
     assert all(x.why for x in found if isinstance(x, Lost))
 
 
-def _folded(entries: list[Entry], space: Space) -> None:
-    state = State(space)
+def _refused(fold: Callable[[], None]) -> str | None:
+    """Why a log is refused, or `None`."""
     try:
-        fold_portion(entries, state, "fuzzed")
-    except StorageError:
+        fold()
+    except StorageError as e:
+        return str(e)
+    return None
+
+
+def _folded(entries: list[Entry], space: Space) -> None:
+    state, bulk = State(space), State(space, remember=False)
+    said = _refused(lambda: fold_portion(entries, state, "fuzzed"))
+    log = Replay(bulk, "fuzzed")
+    assert _refused(lambda: log.fold(entries)) == said, "reading in bulk says something else"
+    if said is not None:
         return
+    log.end()
+    assert bulk.told == state.told and bulk.pending.keys() == state.pending.keys()
+    assert [repr(bulk.table.trial(i)) for i in range(bulk.told)] == [
+        repr(state.table.trial(i)) for i in range(state.told)
+    ]
     for row in range(state.told):
         state.table.trial(row)
     assert state.best_value is None or state.best_values is not None
