@@ -27,7 +27,7 @@ _INTERRUPTED = CODES["interrupted"]
 _PIECE = 2**16  # bytes that are decoded at once: what they become stays in the processor's cache
 
 Number = float | str  # NaN and the infinities are spelled
-_RECORD: dict[str, Any] = {"tag_field": "kind", "kw_only": True, "gc": False, "forbid_unknown_fields": True}
+_RECORD: dict[str, Any] = {"tag_field": "kind", "gc": False, "forbid_unknown_fields": True}
 _FRAME: list[Any] = [("seq", int, 0), ("left", int, 0), ("crc", int, 0)]
 
 
@@ -43,7 +43,7 @@ class _Note(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unkno
 _NO_NOTE = _Note(-1, 0.0, 0)
 
 
-class _Told(msgspec.Struct, tag="told", **_RECORD):
+class _Told(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
     """With its members in the order in which they are written, which is where the decoder looks first."""
 
     id: int
@@ -138,6 +138,7 @@ class Bulk:
                     *_FRAME,
                 ],
                 tag="asked",
+                kw_only=True,
                 **_RECORD,
             )
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._asked | _Told)
