@@ -28,6 +28,7 @@ from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 _log = logging.getLogger("asynchopper")
 
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
+_BARE = 16  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
 _LARGE = 20_000  # numbers a candidate; from here on candidates are chosen off the loop
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
 
@@ -93,7 +94,7 @@ class Engine:
         self._event_loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # every evaluation has its own copy of what the caller had
         self._watched = watchers.wanted or ledger.pruner is not None
-        self._bare = False
+        self._bare, self._at_once = False, _BATCH
         self._failed: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -197,11 +198,12 @@ class Engine:
         ledger, journal, arrived = self.ledger, self.ledger.journal, self._arrived
         large = ledger.state.space.size >= _LARGE
         self._bare = journal.storage is None and not large
+        self._at_once = _BARE if self._bare else _BATCH
         while True:
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
             slow = large or ledger.thinks()  # then what has arrived is committed first, and candidates come one by one
-            while free > 0 and len(asked) < (1 if slow else _BATCH) and self.phase is Phase.RUNNING:
+            while free > 0 and len(asked) < (1 if slow else self._at_once) and self.phase is Phase.RUNNING:
                 new = await self._ask_slowly() if slow else ledger.ask()
                 if new is None:
                     break
@@ -227,7 +229,7 @@ class Engine:
     def _drain(self, asked: list[_Asked], replaced: bool) -> None:
         """Tells what has arrived, and asks for as much anew where it is to be `replaced` at once."""
         ledger, arrived = self.ledger, self._arrived
-        for _ in range(min(len(arrived), _BATCH)):
+        for _ in range(min(len(arrived), self._at_once)):
             trial, outcome = arrived.popleft()
             if self._running.pop(trial.id, None) is None:
                 continue
