@@ -7,6 +7,11 @@ import sys
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# how fast examples are made says how busy the machine is, and nothing about this project
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 Factory = Callable[[], asyncio.AbstractEventLoop]
 
