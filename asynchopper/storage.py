@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import count
 from os import PathLike, fspath
 from pathlib import Path
@@ -249,6 +249,13 @@ class SharedStorage(Storage):
         A trial is told once: the first to tell it is heard, also when its lease has ended; what is told later is dropped.
         Never more trials are told and out than the limit allows. When cancelled, it is either wholly done or not at all.
         """
+
+    def say(self, tells: Sequence[Tell], asks: Sequence[Ask], heard: Callable[[Reply | StorageError], None]) -> bool:
+        """Begins a `turn`, and returns at once: `heard` is called from the loop, once, with what that returns or raises.
+
+        `False`, and nothing is begun, where that is not possible now; a backend need not have it. It spares a task.
+        """
+        return False
 
     @abstractmethod
     async def wait(self, timeout: float) -> None:
