@@ -95,6 +95,8 @@ class Engine:
         self._context = contextvars.copy_context()  # every evaluation has its own copy of what the caller had
         self._watched = watchers.wanted or ledger.pruner is not None
         self._bare, self._at_once = False, _BATCH
+        self._aloft: list[_Asked] | None = None
+        """What was asked by a round that the consumer has not seen, and is being made durable."""
         self._failed: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -200,6 +202,10 @@ class Engine:
         self._bare = journal.storage is None and not large
         self._at_once = _BARE if self._bare else _BATCH
         while True:
+            while self._aloft is not None:
+                await journal.settle()
+            if self._failed is not None:
+                raise self._failed
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
             slow = large or ledger.thinks()  # then what has arrived is committed first, and candidates come one by one
@@ -221,8 +227,6 @@ class Engine:
                 ledger.watch(self._wake)
                 await self._arrival()
                 ledger.unwatch()
-                if self._failed is not None:
-                    raise self._failed
             else:
                 return
 
@@ -251,27 +255,43 @@ class Engine:
             self.watchers.told(told)
 
     def _go_on(self) -> bool:
-        """Where nothing has to be written and nothing else runs: the next round, at once, in the task that has ended.
+        """Where nothing else runs: the next round, at once, in the task that has ended.
 
         It spares the consumer's task, which is half of what such a round costs. `False` where the consumer has to look.
         """
         waiter = self._waiter
-        if not self._bare or len(self._running) != 1 or waiter is None or waiter.done() or self._failed is not None:
-            return False
-        if self.phase is not Phase.RUNNING:
+        if len(self._running) != 1 or waiter is None or waiter.done() or self._failed is not None:
             return False
         ledger = self.ledger
+        stored = not self._bare
+        if self.phase is not Phase.RUNNING or (stored and not (self.concurrency == 1 and ledger.journal.prompt)):
+            return False
         if ledger.thinks():
             return False
         asked: list[_Asked] = []
         try:
             self._drain(asked, True)
+            if stored:
+                self._aloft = asked
+                ledger.journal.commit_soon(self._land)
+                return True
             ledger.journal.settle_at_once()
             self._proceed(asked)
         except BaseException as e:
             self._failed = e
             return False
         return len(self._running) == self.concurrency and not self._arrived
+
+    def _land(self) -> None:
+        """What `_go_on` began is durable, or has failed."""
+        asked, self._aloft = self._aloft, None
+        try:
+            self.ledger.journal.check()
+            self._proceed(asked or [])
+        except BaseException as e:
+            self._failed = e
+        if self._failed is not None or self._arrived or len(self._running) < self.concurrency:
+            self._wake()
 
     async def _ask_slowly(self) -> tuple[RunningTrial, Outcome | None] | None:
         ledger = self.ledger

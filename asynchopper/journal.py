@@ -10,19 +10,21 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode
-from asynchopper.state import Asked, Fact, Header, State
-from asynchopper.storage import Entry, Lines, Storage
+from asynchopper.state import Asked, Fact, Header, Mark, State
+from asynchopper.storage import Entry, Lines, PromptStorage, Storage
 
 if TYPE_CHECKING:
     from asynchopper.objective import RunningTrial
 
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
+_APPEND = PromptStorage.append
 _FEW = 32  # records; so many are not worth a look whether they can be folded in bulk
 
 
@@ -57,6 +59,10 @@ class Journal:
         self._batch = _Batch()
         self._writing: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self._prompt_storage = storage if isinstance(storage, PromptStorage) else None
+        self._prompt_write = False
+        """Whether a write is under way that has no task."""
+        self._then: Callable[[], object] | None = None
         self._broken: AsynchopperError | None = None
         state.keep_undo(storage is not None)
         self._durable = state.mark()
@@ -65,6 +71,23 @@ class Journal:
     def broken(self) -> bool:
         """Whether a write has failed."""
         return self._broken is not None
+
+    @property
+    def prompt(self) -> bool:
+        """Whether `commit_soon` may be called now."""
+        return self._prompt() is not None and not self.writing and self._broken is None
+
+    def _prompt(self) -> PromptStorage | None:
+        """The storage, where it may be written without a task: candidates are small, and `append` is what it was made to be."""
+        storage = self._prompt_storage
+        if storage is None or getattr(storage.append, "__func__", None) is not _APPEND:
+            return None
+        return storage if self.state.space.size < _LARGE else None
+
+    def check(self) -> None:
+        """Raises what has broken the journal, if anything has."""
+        if self._broken is not None:
+            raise self._broken
 
     def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
         """Folds a fact, and puts it into the next write. `trial` is the one that it is about, if any."""
@@ -89,13 +112,11 @@ class Journal:
         if not batch.facts:
             return
         while not batch.written:
-            if self._broken is not None:
-                raise self._broken
-            if self._writing is None or self._writing.done():
-                self._writing = _beyond_reach(self._write())
-            waiter = asyncio.get_running_loop().create_future()  # a shield would take the loop one turn more
-            self._waiting.append(waiter)
-            await waiter
+            self.check()
+            if not self.writing:
+                self._begin()
+            else:
+                await self._next_end()
         if batch.error is not None:
             raise batch.error
 
@@ -103,10 +124,41 @@ class Journal:
         """What `commit` comes to where nothing is written."""
         self.head = Head(len(self.state.table.ids), self.state.best_row)
 
+    def commit_soon(self, then: Callable[[], object]) -> None:
+        """As `commit`, without a task that waits, where the journal is `prompt`: `then` is called when everything staged is
+        durable, or the journal broken."""
+        self._then = then
+        self._begin()
+
     async def settle(self) -> None:
         """Waits for a write that is under way."""
-        while self._writing is not None and not self._writing.done():
-            await asyncio.shield(self._writing)
+        while self.writing:
+            await self._next_end()
+
+    @property
+    def writing(self) -> bool:
+        return self._prompt_write or (self._writing is not None and not self._writing.done())
+
+    def _next_end(self) -> asyncio.Future[None]:
+        """Is done when the write that is under way has ended. A shield would take the loop one turn more."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        return waiter
+
+    def _begin(self) -> None:
+        """Begins to write all that is staged."""
+        prompt = self._prompt()
+        if prompt is None:
+            self._writing = _beyond_reach(self._write())
+            return
+        batch, self._batch = self._batch, _Batch()
+        upto = self.state.mark()
+        try:
+            records = self._encode(batch.facts)
+            prompt.append_soon(records, partial(self._ended, batch, upto))
+            self._prompt_write = True
+        except Exception as e:
+            self._ended(batch, upto, e)
 
     async def _write(self) -> None:
         batch, self._batch = self._batch, _Batch()
@@ -119,27 +171,41 @@ class Journal:
                 records = self._encode(batch.facts)
             await self.storage.append(records)
         except BaseException as e:
-            error = e if isinstance(e, AsynchopperError) else StorageError(f"{self.storage.location}: {e!r}")
-            error.__cause__ = error.__cause__ or (None if error is e else e)
-            batch.error = self._broken = error
-            self.state.rollback(self._durable)
+            self._ended(batch, upto, e)
             if not isinstance(e, Exception):  # the loop is being torn down; whether the batch is durable is unknown
                 raise
+        else:
+            self._ended(batch, upto, None)
+
+    def _ended(self, batch: _Batch, upto: Mark, error: BaseException | None) -> None:
+        """What comes after a write."""
+        if error is not None:
+            self._break(batch, error)
         else:
             self.state.forget_undo(upto.undo)
             self._durable = upto._replace(undo=0)
             self.head = Head(upto.rows, upto.best_row)
             self.commits += 1
-        finally:
-            self._over(batch)
+        self._over(batch)
+
+    def _break(self, batch: _Batch, error: BaseException) -> None:
+        """Nothing is written any more, and the state is what is known to be durable."""
+        assert self.storage is not None
+        ours = error if isinstance(error, AsynchopperError) else StorageError(f"{self.storage.location}: {error!r}")
+        ours.__cause__ = ours.__cause__ or (None if ours is error else error)
+        batch.error = self._broken = ours
+        self.state.rollback(self._durable)
 
     def _over(self, batch: _Batch) -> None:
-        batch.written, self._writing = True, None
+        batch.written, self._writing, self._prompt_write = True, None, False
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
                 with contextlib.suppress(RuntimeError):  # the loop has closed
                     waiter.set_result(None)
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def _encode(self, facts: Sequence[Fact]) -> list[bytes]:
         try:

@@ -6,6 +6,7 @@ Its promises are checked by `asynchopper.testing.StorageContract`.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from abc import ABC, abstractmethod
@@ -138,6 +139,34 @@ class Storage(ABC):
     def describe(self) -> str:
         """One line for people: where the log is and what it survives."""
         return self.location
+
+
+Done: TypeAlias = "Callable[[BaseException | None], object]"
+"""What is called in the event loop when something is over, with the error if there was one."""
+
+
+class PromptStorage(Storage):
+    """A log that can be appended to without a task: a search then waits a few turns of the event loop less for a result.
+    One that has an `append` of its own is appended to by that."""
+
+    @abstractmethod
+    def append_soon(self, records: Sequence[bytes], done: Done) -> None:
+        """As `append`, but returns at once; `done` is called in the running loop, once, unless the loop is closed by then.
+        Nothing cancels it. Raises `StorageError` where nothing can be appended at all."""
+
+    async def append(self, records: Sequence[bytes]) -> None:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: BaseException | None) -> None:
+            if over.done():  # whoever waited was cancelled
+                return
+            if error is None:
+                over.set_result(None)
+            else:
+                over.set_exception(error)
+
+        self.append_soon(records, done)
+        await over
 
 
 class Tell(NamedTuple):

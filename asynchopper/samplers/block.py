@@ -37,7 +37,7 @@ class Blocks:
         """The candidate for the next trial, and its key; `None` where all that are left have been asked before."""
         memory, id, seen = self.memory, view.state.next_id, view.state.seen
         size = memory.tuning.granule(memory.rows)
-        warmth = round(view.temperature * 20) / 20  # in steps, so that the block lasts
+        warmth = round(view.temperature * 5) / 5  # in steps, so that the block lasts
         made = memory.rows, warmth
         if self._made != made:
             assert view.stream is not None

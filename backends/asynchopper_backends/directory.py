@@ -16,7 +16,7 @@ import aiofiles.os
 
 from asynchopper.errors import CheckpointLocked, StorageError, UsageError
 from asynchopper.state import FINISHED
-from asynchopper.storage import Entry, Lost, Resume, Storage, check_presence
+from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
 from asynchopper_backends.file import FileStorage, last_reason, make_directories
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class _Run(NamedTuple):
     size: int
 
 
-class DirectoryStorage(Storage):
+class DirectoryStorage(PromptStorage):
     """The newest log of a directory that has not ended and that nobody uses, or else the next number.
 
     Numbers are reserved by creating the file, so two processes never share one. Only a run that spent its budget has
@@ -134,10 +134,10 @@ class DirectoryStorage(Storage):
         async for portion in self._file.salvage():
             yield portion
 
-    async def append(self, records: Sequence[bytes]) -> None:
+    def append_soon(self, records: Sequence[bytes], done: Done) -> None:
         if self._file is None:
             raise StorageError(f"{self.location} is not open")
-        await self._file.append(records)
+        self._file.append_soon(records, done)
 
     async def close(self) -> None:
         file, self._file = self._file, None

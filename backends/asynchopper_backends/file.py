@@ -12,15 +12,16 @@ import errno
 import fcntl
 import functools
 import logging
+import math
 import os
 import re
 import secrets
 import socket
 import stat
 import sys
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -29,7 +30,7 @@ import aiofiles.os
 
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 from asynchopper.records import frame
-from asynchopper.storage import Entry, Lost, Resume, Storage, check_presence
+from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
 from asynchopper_backends.lines import (
     FIELD,
     HEADER,
@@ -43,10 +44,13 @@ from asynchopper_backends.lines import (
     holder_said,
     salvage,
 )
+from asynchopper_backends.thread import LogThread
 
 T = TypeVar("T")
 
 _log = logging.getLogger("asynchopper")
+
+_LOOK_S = 0.02  # how often the file's name is looked at; that it has lost its last name is seen at once
 
 _open_logs: weakref.WeakSet[FileStorage] = weakref.WeakSet()
 
@@ -60,7 +64,7 @@ def _let_go_in_child() -> None:
 os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-class FileStorage(Storage):
+class FileStorage(PromptStorage):
     """A log in one file, locked for the owner's lifetime. Survives the process and, once synced, a power cut."""
 
     _fd = _replaced_fd = -1
@@ -76,7 +80,8 @@ class FileStorage(Storage):
         self._next_seq = 0
         self._mark: Watermark | None = None
         self._broken: str | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._looked = -math.inf  # when the file's name was last looked at
+        self._thread: LogThread | None = None
 
     def __del__(self) -> None:
         self._close_fds()  # whoever drops a log without closing it must not keep others out of it
@@ -103,7 +108,7 @@ class FileStorage(Storage):
         if self._fd >= 0:
             raise StorageError(f"{self.location} is open already")
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-file")
+            self._thread = LogThread("asynchopper-file")
         try:
             await self._run(self._open, resume, overwrite, readonly)
         except BaseException:
@@ -120,15 +125,14 @@ class FileStorage(Storage):
         while portion := await self._run(lambda: next(portions, None)):
             yield portion
 
-    async def append(self, records: Sequence[bytes]) -> None:
+    def append_soon(self, records: Sequence[bytes], done: Done) -> None:
         if self._broken:
             raise StorageError(self._broken)
-        if self._fd < 0 or self._readonly:
+        if self._fd < 0 or self._readonly or self._thread is None:
             raise StorageError(f"{self.location} is not open for writing")
         if self._end < 0:
             raise StorageError(f"{self.location} must be read to its end before anything is appended")
-        if records:
-            await self._run(self._append, records)
+        self._thread.do(functools.partial(self._append_and_say, records, asyncio.get_running_loop(), done))
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None
@@ -255,16 +259,25 @@ class FileStorage(Storage):
 
     # -- in the thread: writing
 
+    def _append_and_say(self, records: Sequence[bytes], loop: asyncio.AbstractEventLoop, done: Done) -> None:
+        error: BaseException | None = None
+        try:
+            if records:
+                self._translated(self._append, records)
+        except BaseException as e:
+            error = e
+        with contextlib.suppress(RuntimeError):  # the loop has closed, and nobody waits
+            loop.call_soon_threadsafe(done, error)
+
     def _append(self, records: Sequence[bytes]) -> None:
         new = self._temporary is not None
         if new:
             if not records[0].startswith(HEADER):
                 raise StorageError(f"{self.location}: the first record of a log is its header")
-            mark: Watermark | None
-            first, mark = first_line(records[0], len(records))
+            first, self._mark = first_line(records[0], len(records))
             lines = [first, *(frame(r, i) for i, r in enumerate(records[1:], 1))]
         else:
-            seq, last, mark = self._next_seq, len(records) - 1, self._mark
+            seq, last = self._next_seq, len(records) - 1
             lines = [frame(r, seq + i, last - i) for i, r in enumerate(records)]
         data = b"".join(lines)
         try:
@@ -279,7 +292,6 @@ class FileStorage(Storage):
         except (OSError, StorageError) as e:
             self._break(e)
             raise
-        self._mark = mark
         self._end += len(data)
         self._next_seq += len(records)
         if not new:
@@ -305,8 +317,13 @@ class FileStorage(Storage):
         self._replaced_fd = -1
 
     def _check_in_place(self) -> None:
+        """Raises `StorageError` where the file has no name any more, or, within `_LOOK_S`, has another one."""
+        now, info = time.monotonic(), os.fstat(self._fd)
+        if info.st_nlink and now - self._looked < _LOOK_S:
+            return
+        self._looked = now
         try:
-            same = os.path.samestat(os.fstat(self._fd), os.stat(self.path, follow_symlinks=False))
+            same = os.path.samestat(info, os.stat(self.path, follow_symlinks=False))
         except FileNotFoundError:
             same = False
         if not same:
