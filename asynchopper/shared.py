@@ -6,17 +6,15 @@ else had given up, or it was refused. The state is always the fold of the shared
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
-from asynchopper.errors import AsynchopperError, StorageError
-from asynchopper.journal import Head, Journal, _beyond_reach, fold_portion
+from asynchopper.errors import StorageError
+from asynchopper.journal import Head, Journal, _Batch, _beyond_reach, fold_portion
 from asynchopper.objective import RunningTrial
 from asynchopper.records import encode
 from asynchopper.space import Space
@@ -24,22 +22,30 @@ from asynchopper.state import Asked, Fact, Mark, Saved, State, Told
 from asynchopper.storage import Ask, Grant, Reply, SharedStorage, Tell
 
 _NO_ASK = Ask("", b"")
+_SOMETHING: Any = object()  # in a batch's facts: a journal only asks whether there are any
 
 
-class _Turn:
+_Staged: TypeAlias = "tuple[Fact | None, RunningTrial | None]"
+
+
+class _Turn(_Batch):
     """What is said to the log at once, and whether that is over."""
 
-    __slots__ = ("asks", "error", "later", "over", "staged", "tells", "upto")
+    __slots__ = ("asks", "later", "staged", "tells", "upto")
 
     def __init__(self) -> None:
-        self.staged: list[tuple[Fact | None, RunningTrial | None]] = []
+        super().__init__()
+        self.staged: list[_Staged] = []
         self.tells: list[tuple[Told | Saved, RunningTrial | None]] = []
         self.asks: list[tuple[Asked | None, RunningTrial]] = []
         self.later = False
         """Whether something was told of a trial that was only being asked, so that it waits for the next turn."""
         self.upto: Mark | None = None
-        self.over = False
-        self.error: AsynchopperError | None = None
+
+    def put(self, fact: Fact | None, trial: RunningTrial | None) -> None:
+        self.staged.append((fact, trial))
+        if not self.facts:
+            self.facts.append(_SOMETHING)
 
 
 class SharedJournal(Journal):
@@ -55,61 +61,38 @@ class SharedJournal(Journal):
         self.refused: dict[RunningTrial, str] = {}
         """Asked in vain, and why, until the ledger has taken note."""
         self.heard: Callable[[Reply], None] = lambda reply: None
-        self._next = _Turn()
-        self._under_way: _Turn | None = None
-        self._ends: list[asyncio.Future[None]] = []
+        self._batch: _Turn = _Turn()
+
+    @property
+    def prompt(self) -> bool:
+        return not self.writing and self._broken is None
 
     def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
         if not (self._crowded and isinstance(fact, Told)):
             self.state.fold(fact)
-        self._next.staged.append((fact, trial))
+        self._batch.put(fact, trial)
 
     def stage_old(self, trial: RunningTrial) -> None:
         """Asks for a trial that somebody else has begun and given up, if there is one."""
-        self._next.staged.append((None, trial))
+        self._batch.put(None, trial)
 
     def poke(self) -> None:
         """The next commit takes a turn even if there is nothing to say."""
-        self._next.staged.append((None, None))
+        self._batch.put(None, None)
 
     # -- a turn
 
-    async def commit(self) -> None:
-        turn = self._next
-        if not turn.staged:
-            return
-        while not turn.over:
-            if self._broken is not None:
-                raise self._broken
-            if self._under_way is None:
-                self._begin()
-            else:
-                await self._end()
-        if turn.error is not None:
-            raise turn.error
-
-    async def settle(self) -> None:
-        while self._under_way is not None:
-            await self._end()
-
-    async def _end(self) -> None:
-        """Returns when a turn has ended."""
-        end = asyncio.get_running_loop().create_future()
-        self._ends.append(end)
-        await end
-
     def _begin(self) -> None:
-        """Says what is staged. It costs a task only where the storage needs one."""
-        turn = self._under_way = self._next
-        self._next = _Turn()
+        turn, self._batch = self._batch, _Turn()
+        self._prompt_write = True
+        space = self.state.space
         try:
             self._sort(turn)
-            space = self.state.space
             tells = [_tell(fact, trial, space) for fact, trial in turn.tells]
             asks = [self._ask(fact) for fact, _ in turn.asks]
             begun = self.shared.say(tells, asks, partial(self._answered, turn))
         except Exception as e:
-            self._fail(turn, e)
+            self._heed(turn, e)
             return
         if not begun:
             _beyond_reach(self._said(turn, tells, asks))
@@ -121,6 +104,8 @@ class SharedJournal(Journal):
         except BaseException as e:
             reply = e
         await self._heed_still(turn, reply)
+        if isinstance(reply, BaseException) and not isinstance(reply, Exception):
+            raise reply  # the loop is being torn down
 
     def _answered(self, turn: _Turn, reply: Reply | StorageError) -> None:
         if self.still.locked():
@@ -131,59 +116,42 @@ class SharedJournal(Journal):
     async def _heed_still(self, turn: _Turn, reply: Reply | BaseException) -> None:
         async with self.still:
             self._heed(turn, reply)
-        if isinstance(reply, BaseException) and not isinstance(reply, Exception):
-            raise reply  # the loop is being torn down
 
     def _heed(self, turn: _Turn, reply: Reply | BaseException) -> None:
         """The state is the fold of the log again."""
-        if isinstance(reply, BaseException):
-            self._fail(turn, reply)
-            return
-        self.turns += 1
-        state = self.state
-        self._crowded = self._crowded or bool(reply.news)
         try:
+            if isinstance(reply, BaseException):
+                raise reply
+            self.turns += 1
+            self._crowded = self._crowded or bool(reply.news)
             if self._crowded or turn.later or not _as_wished(reply, turn.asks):
                 self._rebuild(reply, turn)
             else:
                 assert turn.upto is not None
-                state.forget_undo(turn.upto.undo)
+                self.state.forget_undo(turn.upto.undo)
                 self._durable = _undone(turn.upto)
-        except Exception as e:
-            self._fail(turn, e)
-            return
-        self.head = Head(self._durable.rows, self._durable.best_row)
-        self.commits += 1
-        self.heard(reply)
-        self._done(turn)
-
-    def _fail(self, turn: _Turn, e: BaseException) -> None:
-        error = e if isinstance(e, AsynchopperError) else StorageError(f"{self.shared.location}: {e!r}")
-        error.__cause__ = error.__cause__ or (None if error is e else e)
-        turn.error = self._broken = error
-        self.state.rollback(self._durable)
-        self._done(turn)
-
-    def _done(self, turn: _Turn) -> None:
-        turn.over, self._under_way = True, None
-        ends, self._ends = self._ends, []
-        for end in ends:
-            if not end.done():
-                with contextlib.suppress(RuntimeError):  # the loop has closed
-                    end.set_result(None)
+            self.head = Head(self._durable.rows, self._durable.best_row)
+            self.commits += 1
+            self.heard(reply)
+        except BaseException as e:
+            self._break(turn, e)
+        self._over(turn)
 
     def _sort(self, turn: _Turn) -> None:
         """What is told, what is asked, and what is told of a trial that is only now being asked, for the next turn."""
-        tells, asks, later = turn.tells, turn.asks, self._next.staged
+        tells, asks = turn.tells, turn.asks
         asked: set[RunningTrial | None] = set()
         for fact, trial in turn.staged:
             if isinstance(fact, (Told, Saved)):
-                (later if trial in asked else tells).append((fact, trial))
+                if trial in asked:
+                    self._batch.put(fact, trial)
+                    turn.later = True
+                else:
+                    tells.append((fact, trial))
             elif trial is not None:
                 assert fact is None or isinstance(fact, Asked)
                 asks.append((fact, trial))
                 asked.add(trial)
-        turn.later = bool(later)
         turn.upto = self.state.mark()
 
     def _ask(self, fact: Asked | None) -> Ask:
@@ -216,11 +184,11 @@ class SharedJournal(Journal):
         firm = state.mark()
         state.forget_undo(firm.undo)
         self._durable = _undone(firm)
-        staged = self._next.staged
+        staged = self._batch.staged
         if staged:
             self._fold_again(staged)
 
-    def _fold_again(self, staged: list[tuple[Fact | None, RunningTrial | None]]) -> None:
+    def _fold_again(self, staged: list[_Staged]) -> None:
         state = self.state
         staged[:] = [one for one in staged if one[1] not in self.refused]
         for i, (fact, trial) in enumerate(staged):
