@@ -124,12 +124,12 @@ class SharedJournal(Journal):
                 raise reply
             self.turns += 1
             self._crowded = self._crowded or bool(reply.news)
-            if self._crowded or turn.later or not _as_wished(reply, turn.asks):
+            upto = turn.upto
+            if upto is None or self._crowded or turn.later or not _as_wished(reply, turn.asks):
                 self._rebuild(reply, turn)
             else:
-                assert turn.upto is not None
-                self.state.forget_undo(turn.upto.undo)
-                self._durable = _undone(turn.upto)
+                self.state.forget_undo(upto.undo)
+                self._durable = upto._replace(undo=0)
             self.head = Head(self._durable.rows, self._durable.best_row)
             self.commits += 1
             self.heard(reply)
@@ -152,7 +152,8 @@ class SharedJournal(Journal):
                 assert fact is None or isinstance(fact, Asked)
                 asks.append((fact, trial))
                 asked.add(trial)
-        turn.upto = self.state.mark()
+        if not self._crowded:
+            turn.upto = self.state.mark()
 
     def _ask(self, fact: Asked | None) -> Ask:
         if fact is None:
@@ -181,9 +182,8 @@ class SharedJournal(Journal):
             if not reply.whole:
                 state.fold(_granted(asked, grant, state))
             _patch(mine, grant, asked, state)
-        firm = state.mark()
-        state.forget_undo(firm.undo)
-        self._durable = _undone(firm)
+        state.keep_undo(True)  # from here on, and nothing before
+        self._durable = state.mark()
         staged = self._batch.staged
         if staged:
             self._fold_again(staged)
@@ -208,11 +208,6 @@ def _as_wished(reply: Reply, asks: list[tuple[Asked | None, RunningTrial]]) -> b
         isinstance(grant, Grant) and fact is not None and grant.id == trial.id and grant.attempt == 1
         for (fact, trial), grant in zip(asks, reply.grants, strict=True)
     )
-
-
-def _undone(mark: Mark) -> Mark:
-    """A mark whose steps will not be taken back any more."""
-    return Mark._make((mark.rows, 0, *mark[2:]))
 
 
 def _numbered(fact: Fact, trial: RunningTrial | None) -> Fact:
