@@ -6,20 +6,21 @@ else had given up, or it was refused. The state is always the fold of the shared
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import orjson
-
-from asynchopper.errors import StorageError
+from asynchopper.errors import CheckpointCorrupted, StorageError
 from asynchopper.journal import Head, Journal, _Batch, _beyond_reach, fold_portion
 from asynchopper.objective import RunningTrial
-from asynchopper.records import encode
+from asynchopper.records import encode, encode_candidate
 from asynchopper.space import Space
 from asynchopper.state import Asked, Fact, Mark, Saved, State, Told
-from asynchopper.storage import Ask, Grant, Reply, SharedStorage, Tell
+from asynchopper.storage import Ask, Entry, Grant, Reply, SharedStorage, Tell
+
+if TYPE_CHECKING:
+    from asynchopper.news import News
 
 _NO_ASK = Ask("", b"")
 _SOMETHING: Any = object()  # in a batch's facts: a journal only asks whether there are any
@@ -62,6 +63,7 @@ class SharedJournal(Journal):
         """Asked in vain, and why, until the ledger has taken note."""
         self.heard: Callable[[Reply], None] = lambda reply: None
         self._batch: _Turn = _Turn()
+        self._news: News | None = None
 
     @property
     def prompt(self) -> bool:
@@ -158,19 +160,17 @@ class SharedJournal(Journal):
     def _ask(self, fact: Asked | None) -> Ask:
         if fact is None:
             return _NO_ASK
-        data = encode(fact, self.state.space)
-        data = data[data.index(b'"params":') :]
+        params, data = encode_candidate(fact, self.state.space)
         if not self._dedupe or fact.foreign:
             return Ask("", data)
-        rest = {"origin": fact.origin} if fact.note is None else {"origin": fact.origin, "note": fact.note}
-        params = data[: -len(orjson.dumps(rest))]
-        return Ask(hashlib.blake2b(params, digest_size=9).hexdigest(), data)
+        return Ask(blake2b(params, digest_size=9).hexdigest(), data)
 
     def _rebuild(self, reply: Reply, turn: _Turn) -> None:
         """Takes the wishes back, folds what is in the log, and puts on top what was staged meanwhile."""
         state = self.state
         state.rollback(self._durable)
-        fold_portion(reply.news, state, self.shared.location)
+        if reply.news:
+            self._fold_news(reply.news)
         if not reply.whole:
             for (told, trial), kept in zip(turn.tells, reply.kept, strict=True):
                 if kept:
@@ -187,6 +187,23 @@ class SharedJournal(Journal):
         staged = self._batch.staged
         if staged:
             self._fold_again(staged)
+
+    def _fold_news(self, news: Sequence[Entry]) -> None:
+        """Raises as `fold_portion` does."""
+        state, location = self.state, self.shared.location
+        if self._news is None:
+            from asynchopper.news import News  # takes longer to import than all of the rest
+
+            self._news = News(state.space)
+        for entry in news:
+            fact = self._news.read(entry.data)
+            if fact is None:
+                fold_portion([entry], state, location)
+                continue
+            try:
+                state.fold(fact)
+            except OverflowError as e:
+                raise CheckpointCorrupted(f"{location}: record {entry.seq}: {e}") from e
 
     def _fold_again(self, staged: list[_Staged]) -> None:
         state = self.state
