@@ -30,6 +30,24 @@ SPACE: dict[str, Any] = {"x": ah.float(0, 1), "y": ah.float(0, 1), "n": ah.int(1
 
 def rate(server: Server, kind: str, workers: int, total: int, concurrency: int = 1) -> float:
     """Results a second, from the start signal to the last worker's end."""
+    return total / _worked(server, kind, workers, total, concurrency)[0]
+
+
+def processor(server: Server, workers: int, total: int) -> tuple[float, float]:
+    """Microseconds of processor time a result, of all workers together and of the server, with a slot each."""
+    with server.client() as client:
+        before = _used(client)
+        _, seconds = _worked(server, "ours", workers, total, 1)
+        return seconds / total * 1e6, (_used(client) - before) / total * 1e6
+
+
+def _used(client: Any) -> float:
+    cpu = client.info("cpu")
+    return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
+
+
+def _worked(server: Server, kind: str, workers: int, total: int, concurrency: int) -> tuple[float, float]:
+    """Seconds from the start signal to the last worker's end, and seconds of their processor time."""
     with server.client() as client:
         client.flushall()
     share = total // workers
@@ -49,10 +67,13 @@ def rate(server: Server, kind: str, workers: int, total: int, concurrency: int =
             assert process.stdin is not None
             process.stdin.write(b"go\n")
             process.stdin.flush()
+        used = 0.0
         for process in processes:
             assert process.stdout is not None
-            assert process.stdout.readline(), "a worker failed"
-        return total / (time.perf_counter() - began)
+            line = process.stdout.readline()
+            assert line, "a worker failed"
+            used += float(line)
+        return time.perf_counter() - began, used
     finally:
         for process in processes:
             process.kill()
@@ -84,11 +105,12 @@ def measure(rounds: int, quick: bool) -> list[Row]:
                 row(f"{who}, 1 slot each", taken["ours"], "its round trips alone", taken["bare"], "results/s", at_least=0.5),
                 row(f"{who}, 1 slot each", taken["ours"], "two XADDs in one round trip", taken["pair"], "results/s"),
             ]  # fmt: skip
-            alone.setdefault("ours", taken["ours"])
+            alone = alone or taken
             if workers == 2:
-                rows.append(
-                    row(f"{who}, 1 slot each", taken["ours"], "1 worker", alone["ours"], "results/s", at_least=1.3)
-                )
+                rows += [
+                    row(f"{who}, 1 slot each", taken["ours"], "1 worker", alone["ours"], "results/s", at_least=1.3),
+                    row("the round trips alone of 2 workers", taken["bare"], "those of 1", alone["bare"], "results/s"),
+                ]
     return rows + durable(rounds, quick)
 
 
@@ -272,6 +294,9 @@ def figures(quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         with Server(Path(home) / "one") as server:
+            for workers in (1, 2, 4):
+                mine, its = processor(server, workers, 400 if quick else 4000)
+                found[f"processor time a result, {workers} x 1 slot"] = f"workers {mine:,.0f} us, server {its:,.0f} us"
             found["round trips a result, 1 slot"] = round_trips(server, 1, 1000)
             found["round trips a result, 64 slots"] = round_trips(server, 64, 6400)
             for results in (1_000, 10_000) if quick else (10_000, 100_000):

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from asynchopper.errors import CheckpointLocked, StorageError
-from asynchopper.storage import Grant, Reply, SharedStorage, Tell, open_storage
+from asynchopper.storage import Ask, Grant, Reply, SharedStorage, Tell, open_storage
 from asynchopper.testing.logs import header, written
 from asynchopper.testing.storages import run
 from asynchopper.testing.turns import OLD, RUN, ask, back, saved, tell
@@ -94,6 +94,21 @@ class SharedStorageContract:
                     seen[n] += _followed(await worker.turn([], []), None)
                 log = [_short(r) for r in (await self._log(location))[2:]]
                 assert seen == [log, log, log]
+
+        run(work())
+
+    def test_a_turn_that_is_said_is_a_turn(self, location: str) -> None:
+        async def work() -> None:
+            async with self.fleet(location, 2, limit=4) as (a, b):
+                first = await _said(a, [], [ask(0), ask(1)])
+                assert first.grants == [Grant(0, 1), Grant(1, 1)]
+                second = await _said(b, [], [ask(2, "k")])
+                assert [_short(orjson.loads(e.data)) for e in second.news] == [("asked", 0, 0.5), ("asked", 1, 1.5)]
+                third = await _said(a, [tell(Grant(1, 1), 4.0), tell(Grant(9, 1))], [ask(3, "k"), ask(4), ask(5)])
+                assert (list(third.kept), third.grants) == ([1, 0], ["known", Grant(3, 1), "full"])
+                assert (await b.turn([], [])).told == third.told == 1
+                assert [_short(r) for r in (await self._log(location))[-2:]] == [("told", 1, 4.0), ("asked", 3, 4.5)]
+            assert not a.say([], [], lambda reply: None), "it is closed"
 
         run(work())
 
@@ -315,6 +330,17 @@ def _followed(reply: Reply, own: int | None) -> Sequence[tuple[Any, ...]]:
     if own is None or reply.whole:
         return news
     return [*news, ("asked", cast("Grant", reply.grants[0]).id, own + 0.5)]
+
+
+async def _said(worker: SharedStorage, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
+    """A turn without a task, where there is such a thing."""
+    heard: asyncio.Future[Reply | StorageError] = asyncio.get_running_loop().create_future()
+    if not worker.say(tells, asks, heard.set_result):  # a second call would raise
+        return await worker.turn(tells, asks)
+    assert not heard.done(), "it is heard from the loop"
+    reply = await heard
+    assert isinstance(reply, Reply)
+    return reply
 
 
 def _ended(reason: str) -> bytes:
