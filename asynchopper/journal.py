@@ -52,7 +52,7 @@ class Journal:
 
     def __init__(self, state: State, storage: Storage | None) -> None:
         self.state, self.storage = state, storage
-        self.head = Head(state.told, state.best_row)
+        self._head = Head(state.told, state.best_row)
         self.still = asyncio.Lock()
         """Held while another thread reads the state."""
         self.commits = 0
@@ -66,6 +66,11 @@ class Journal:
         self._broken: AsynchopperError | None = None
         state.keep_undo(storage is not None)
         self._durable = state.mark()
+
+    @property
+    def head(self) -> Head:
+        """What counts. Where nothing is written, that is all there is."""
+        return self._head if self.storage is not None else Head(len(self.state.table.ids), self.state.best_row)
 
     @property
     def broken(self) -> bool:
@@ -106,7 +111,6 @@ class Journal:
         the write goes on by itself.
         """
         if self.storage is None:
-            self.settle_at_once()
             return
         batch = self._batch
         if not batch.facts:
@@ -119,10 +123,6 @@ class Journal:
                 await self._next_end()
         if batch.error is not None:
             raise batch.error
-
-    def settle_at_once(self) -> None:
-        """What `commit` comes to where nothing is written."""
-        self.head = Head(len(self.state.table.ids), self.state.best_row)
 
     def commit_soon(self, then: Callable[[], object]) -> None:
         """As `commit`, without a task that waits, where the journal is `prompt`: `then` is called when everything staged is
@@ -184,7 +184,7 @@ class Journal:
         else:
             self.state.forget_undo(upto.undo)
             self._durable = upto._replace(undo=0)
-            self.head = Head(upto.rows, upto.best_row)
+            self._head = Head(upto.rows, upto.best_row)
             self.commits += 1
         self._over(batch)
 

@@ -16,7 +16,7 @@ import numpy as np
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks import Watchers
 from asynchopper.callbacks.base import Watcher
-from asynchopper.engine import Engine, Policy, uninterrupted
+from asynchopper.engine import Engine, uninterrupted
 from asynchopper.errors import SpaceError, StorageError, UsageError
 from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
@@ -34,6 +34,7 @@ from asynchopper.opening import (
     opened,
     say_changes,
 )
+from asynchopper.policy import Policy
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
 from asynchopper.records import encode
@@ -322,6 +323,8 @@ class Search:
         """Ends the run as SIGINT would: nothing more is proposed, and what runs gets the grace. From any thread."""
         loop = self._event_loop
         if self._busy and loop is not None:
+            if self._engine is not None:
+                self._engine.hurried = True
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._stop, "stopped")
 

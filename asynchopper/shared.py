@@ -103,7 +103,7 @@ class SharedJournal(Journal):
             if not isinstance(e, Exception):  # the loop is being torn down
                 raise
         else:
-            self.head = Head(self._durable.rows, self._durable.best_row)
+            self._head = Head(self._durable.rows, self._durable.best_row)
             self.commits += 1
             self.heard(reply)
         finally:
