@@ -262,18 +262,21 @@ class Engine:
                 self._aloft = asked
                 ledger.journal.commit_soon(self._land)
                 return None
-            if here and self._together and len(asked) == 1 and asked[0][1] is None and not self.hurried:
+            if here and self._together and len(asked) == 1 and asked[0][1] is None and self._in_time(asked[0][0]):
                 new = asked.pop()[0]
                 task = asyncio.current_task()
                 assert task is not None
                 self._running[new.id] = (new, task)
-                self._together = self._together - 1 if new.started - self._turned < _TOGETHER_S else 0
+                self._together -= 1
             self._proceed(asked)
         except BaseException as e:
             self._failed = e
         if not self._goes_on():
             self._wake()
         return None if self._failed is not None or self._cancelled else new
+
+    def _in_time(self, new: RunningTrial) -> bool:
+        return new.started - self._turned < _TOGETHER_S and not self.hurried
 
     def _turn(self) -> None:
         """The loop has had its turn: whatever waited for it goes on in a task of its own."""
