@@ -13,10 +13,11 @@ from asynchopper.ledger import Ledger
 from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
 from asynchopper.records import encode
 from asynchopper.samplers import Proposer
-from asynchopper.shared import SharedJournal, SharedLedger
+from asynchopper.shared import SharedJournal
 from asynchopper.space import Space
 from asynchopper.state import FINISHED, Asked, Ended, Fact, Run, State
 from asynchopper.storage import Joined, SharedStorage
+from asynchopper.worker import SharedLedger
 
 _log = logging.getLogger("asynchopper")
 

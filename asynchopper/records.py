@@ -34,26 +34,17 @@ _TAIL_SIZE = 64  # bytes; the longest tail has 62
 
 def encode(fact: Fact, space: Space) -> bytes:
     """A fact as a JSON object. Raises `TypeError` when a value has no JSON form, `ValueError` for more than 4 million."""
+    if isinstance(fact, Told):  # the two that are many, before a `match`, which looks up each of their members
+        return _dumped(_told_body(fact))
+    if isinstance(fact, Asked):
+        body: dict[str, Json] = {
+            "kind": "asked",
+            "id": fact.id,
+            "attempt": fact.attempt,
+            "params": _params(fact, space),
+        }
+        return _dumped(body | _behind_params(fact))
     match fact:
-        case Asked(id, attempt, values, origin, note, foreign, _):
-            params = space.encode(values)
-            if foreign:
-                params |= {path: to_json(v) for path, v in foreign.items()}
-            body: dict[str, Json] = {"kind": "asked", "id": id, "attempt": attempt, "params": params, "origin": origin}
-            if note is not None:
-                body["note"] = note
-        case Told(id, attempt, state, value, estimates, cost, seconds, elapsed, error):
-            body = {"kind": "told", "id": id, "attempt": attempt, "state": state}
-            if state in ("completed", "nan"):
-                body["value"] = spell(value)
-            if estimates:
-                body["estimates"] = [spell(x) for x in estimates]
-            if cost:
-                body["cost"] = spell(cost)
-            body["seconds"] = round(seconds, 6)
-            body["elapsed"] = round(elapsed, 6)
-            if error is not None:
-                body["error"] = error
         case Saved(id, attempt, data):
             body = {"kind": "saved", "id": id, "attempt": attempt, "data": to_json(data)}
         case Header(search_id, direction, seed, described):
@@ -74,6 +65,45 @@ def encode(fact: Fact, space: Space) -> bytes:
             body = {"kind": "pruner", "name": name, "state": to_json(data)}
         case Ended(reason, elapsed):
             body = {"kind": "ended", "reason": reason, "elapsed": round(elapsed, 6)}
+    return _dumped(body)
+
+
+def encode_candidate(fact: Asked, space: Space) -> tuple[bytes, bytes]:
+    """The parameters of an `asked` record, and all of the record from its `"params"` on. Raises as `encode` does."""
+    params = orjson.dumps(_params(fact, space))
+    if len(params) > _VALUES_LIMIT:
+        encode(fact, space)
+    return params, b'"params":%b,%b' % (params, orjson.dumps(_behind_params(fact))[1:])
+
+
+def _params(fact: Asked, space: Space) -> dict[str, Json]:
+    params = space.encode(fact.values)
+    if fact.foreign:
+        params |= {path: to_json(v) for path, v in fact.foreign.items()}
+    return params
+
+
+def _behind_params(fact: Asked) -> dict[str, Json]:
+    return {"origin": fact.origin} if fact.note is None else {"origin": fact.origin, "note": fact.note}
+
+
+def _told_body(fact: Told) -> dict[str, Json]:
+    id, attempt, state, value, estimates, cost, seconds, elapsed, error = fact
+    body: dict[str, Json] = {"kind": "told", "id": id, "attempt": attempt, "state": state}
+    if state in ("completed", "nan"):
+        body["value"] = spell(value)
+    if estimates:
+        body["estimates"] = [spell(x) for x in estimates]
+    if cost:
+        body["cost"] = spell(cost)
+    body["seconds"] = round(seconds, 6)
+    body["elapsed"] = round(elapsed, 6)
+    if error is not None:
+        body["error"] = error
+    return body
+
+
+def _dumped(body: dict[str, Json]) -> bytes:
     data = orjson.dumps(body)
     if len(data) > _VALUES_LIMIT and _values(data) > _VALUES_LIMIT:
         raise ValueError(f"a {body['kind']} record with more than {_VALUES_LIMIT} values")

@@ -263,8 +263,22 @@ class State:
 
     def mark(self) -> Mark:
         """Where `rollback` can return to. Only the latest mark and those taken after `keep_undo` count."""
-        undo = len(self._undo) if self._undo is not None else 0
-        return Mark(len(self.table), undo, *[getattr(self, name) for name in Mark._fields[2:]])
+        return Mark(
+            len(self.table.ids),
+            len(self._undo) if self._undo is not None else 0,
+            self.best_row,
+            self.next_id,
+            self.elapsed,
+            self.cost,
+            self.initial_asked,
+            self.sign,
+            self.header,
+            self.run,
+            self.reason,
+            self.described,
+            self.pruner,
+            self.pruner_row,
+        )
 
     def keep_undo(self, keep: bool) -> None:
         """Whether to remember how to take facts back; without it `rollback` is not possible."""
@@ -276,12 +290,29 @@ class State:
             del self._undo[:count]
 
     def rollback(self, mark: Mark) -> None:
-        assert self._undo is not None, "keep_undo(True) comes before mark()"
-        if mark.rows < len(self.table):
+        undo = self._undo
+        assert undo is not None, "keep_undo(True) comes before mark()"
+        (
+            rows,
+            steps,
+            self.best_row,
+            self.next_id,
+            self.elapsed,
+            self.cost,
+            self.initial_asked,
+            self.sign,
+            self.header,
+            self.run,
+            self.reason,
+            self.described,
+            self.pruner,
+            self.pruner_row,
+        ) = mark
+        if rows < len(self.table.ids):
             self.rewound += 1
-            self.table.truncate(mark.rows)
-        while len(self._undo) > mark.undo:
-            before, asked_id, key = self._undo.pop()
+            self.table.truncate(rows)
+        while len(undo) > steps:
+            before, asked_id, key = undo.pop()
             if asked_id is not None:
                 del self.pending[asked_id]
             if before is not None:
@@ -290,8 +321,6 @@ class State:
                 self.seen.discard(key)
                 if self.trial_of is not None:
                     self.trial_of.pop(key, None)
-        for name in Mark._fields[2:]:
-            setattr(self, name, getattr(mark, name))
 
     # -- what it says
 

@@ -279,6 +279,13 @@ class SharedStorage(Storage):
         Never more trials are told and out than the limit allows. When cancelled, it is either wholly done or not at all.
         """
 
+    def say(self, tells: Sequence[Tell], asks: Sequence[Ask], heard: Callable[[Reply | StorageError], None]) -> bool:
+        """Begins a `turn`, and returns at once: `heard` is called from the loop, once, with what that returns or raises.
+
+        `False`, and nothing is begun, where that is not possible now; a backend need not have it. It spares a task.
+        """
+        return False
+
     @abstractmethod
     async def wait(self, timeout: float) -> None:
         """Returns when there is a record that this worker has not seen, when something is wrong, or after so many seconds.

@@ -46,7 +46,7 @@ class Space:
         self.packed = self._pack is not None
         """Whether a candidate is nothing but scalars of at most 64 bits, all of them there every time."""
         self._direct = self._direct_forms()
-        self._plain = None if self.conditional else self._plain_forms()
+        self.plain = None if self.conditional else self._plain_forms()
 
     def __repr__(self) -> str:
         return f"Space({', '.join(self.paths)})"
@@ -285,10 +285,10 @@ class Space:
 
     def _decode_plain(self, flat: Mapping[str, Json]) -> Values | None:
         """The common case, at a fraction of the cost: exactly the scalars of this space, each in its range."""
-        if self._plain is None or len(flat) != self.n:
+        if self.plain is None or len(flat) != self.n:
             return None
         values = []
-        for path, kind, low, high in self._plain:
+        for path, kind, low, high in self.plain:
             value = flat.get(path)
             if type(value) is not kind:
                 return None

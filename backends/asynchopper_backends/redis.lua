@@ -2,7 +2,8 @@
 -- taken. The reply is an array that begins with a word: "ok", or what is wrong. A transition checks everything before it
 -- writes anything, since the server does not undo what a script had written when it fails.
 --
--- meta   hash: what is counted, and the epoch that says whether these keys are the ones that a worker knew
+-- meta   hash: the layout, how many workers there ever were, and in one packed field (FORM) all that is counted, with the
+--        epoch that says whether these keys are the ones that a worker knew
 -- log    stream: record n has the id (n + 1)-(microseconds when it was written), so that two histories never share an id
 -- out    hash: trial -> "attempt n worker", n being the record by which it was last asked
 -- free   zset: those of `out` that nobody evaluates any more, by trial
@@ -15,38 +16,31 @@ local call, match = redis.call, string.match
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local nonce = '-' .. time[1] .. string.format('%06d', time[2])
-local LAYOUT = '1'
+local LAYOUT = '2'
 local at = 1
 local function arg() at = at + 1; return ARGV[at] end
 local function number() return tonumber(arg()) end
 
-local NUMBERS = {'seq', 'told', 'next', 'out', 'free', 'limit', 'runs', 'ended', 'clock', 'tick', 'plain', 'until', 'first',
-  'live'}
-local m, was = {}, {}
+local FORM = '<ddddddddddddddsss' -- as `load` unpacks it; a hash of so many fields is searched and spelled for too long
+local m
 local function load()
-  local v = call('HMGET', meta, 'layout', 'epoch', 'last', 'owner', unpack(NUMBERS))
-  if not v[1] then
-    if call('EXISTS', log, out) > 0 then return 'torn' end
-    return 'empty'
+  local v = call('HMGET', meta, 'layout', 'counts')
+  if v[1] ~= LAYOUT then
+    m = {layout = v[1]}
+    if v[1] then return 'layout' end
+    return call('EXISTS', log, out) > 0 and 'torn' or 'empty'
   end
-  if v[1] ~= LAYOUT then m.layout = v[1]; return 'layout' end
-  m.epoch, m.last, m.owner = v[2], v[3], v[4] or ''
-  was.owner = m.owner
-  for i, name in ipairs(NUMBERS) do
-    m[name] = tonumber(v[4 + i]) or 0
-    was[name] = m[name]
-  end
-  return nil
+  local seq, told, next_id, n_out, n_free, limit, runs, ended, clock, tick, plain, till, first, live, last, epoch, owner =
+    struct.unpack(FORM, v[2])
+  m = {seq = seq, told = told, next = next_id, out = n_out, free = n_free, limit = limit, runs = runs, ended = ended,
+    clock = clock, tick = tick, plain = plain, till = till, first = first, live = live, last = last, epoch = epoch,
+    owner = owner}
 end
 
 local function store()
-  local args = {'last', m.last}
-  if m.fresh then args = {'last', m.last, 'layout', LAYOUT, 'epoch', m.epoch, 'owner', m.owner} end
-  if m.owner ~= was.owner then args[#args + 1] = 'owner'; args[#args + 1] = m.owner end
-  for _, name in ipairs(NUMBERS) do
-    if m[name] ~= was[name] then args[#args + 1] = name; args[#args + 1] = m[name] end
-  end
-  call('HSET', meta, unpack(args))
+  local counts = struct.pack(FORM, m.seq, m.told, m.next, m.out, m.free, m.limit, m.runs, m.ended, m.clock, m.tick, m.plain,
+    m.till, m.first, m.live, m.last, m.epoch, m.owner)
+  if m.fresh then call('HSET', meta, 'layout', LAYOUT, 'counts', counts) else call('HSET', meta, 'counts', counts) end
 end
 
 local function add(data, key)
@@ -57,21 +51,20 @@ end
 
 -- The search's clock runs while somebody works on it.
 local function tick()
-  if m.live > now or m['until'] > now then m.clock = m.clock + math.max(now - m.tick, 0) end
+  if m.live > now or m.till > now then m.clock = m.clock + math.max(now - m.tick, 0) end
   m.tick = now
 end
 
--- Whether the counted keys are all there.
+-- Whether what is counted is all there.
 local function torn()
-  return m.plain == 0 and (call('HLEN', out) ~= m.out or (m.free > 0 and call('ZCARD', free) ~= m.free))
+  return call('XLEN', log) ~= m.seq
+    or (m.plain == 0 and (call('HLEN', out) ~= m.out or (m.free > 0 and call('ZCARD', free) ~= m.free)))
 end
 
 -- What follows a record, which has to be there still; and what is wrong, if anything is.
 local function news(seen, most)
-  if seen == m.last and seen ~= '' then -- the rule for one worker alone, and the end of a stream is cheaper to read
-    local at_end = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-    if not at_end then return nil, 'lost' end
-    if at_end[1] ~= seen or torn() then return nil, 'torn' end
+  if seen == m.last and seen ~= '' then -- the rule for one worker alone
+    if torn() then return nil, 'torn' end
     return {}
   end
   local entries = call('XRANGE', log, seen == '' and '-' or seen, '+', 'COUNT', most + (seen == '' and 1 or 2))
@@ -150,7 +143,7 @@ local function behind(entries)
 end
 
 local function held()
-  return m.owner ~= '' and m['until'] > now
+  return m.owner ~= '' and m.till > now
 end
 
 -- What a turn says: (kind, trial, attempt, record). Answers 0 dropped, 1 kept, 2 kept though somebody else had begun anew.
@@ -158,14 +151,15 @@ local function hear(worker, kind, id, attempt, record)
   local v = call('HGET', out, id)
   if not v then return 0 end
   local current, owner = match(v, '^(%d+) %d+ (.*)$')
+  local mine = current == attempt and owner == worker
   if kind == 'told' then
     call('HDEL', out, id)
     if m.free > 0 then m.free = m.free - call('ZREM', free, id) end
     m.out, m.told = m.out - 1, m.told + 1
     add(record)
-    return (current == attempt and owner == worker) and 1 or 2
+    return mine and 1 or 2
   end
-  if current ~= attempt or owner ~= worker then return 0 end
+  if not mine then return 0 end
   add(record)
   if kind == 'back' then m.free = m.free + call('ZADD', free, id, id) end
   return 1
@@ -187,8 +181,10 @@ local function give(worker, key, record, known)
     end
   end
   if record == '' then return 'none' end
-  if key ~= '' and known[key] then return 'known' end
-  known[key] = true
+  if key ~= '' then
+    if known[key] then return 'known' end
+    known[key] = true
+  end
   local id = tostring(m.next)
   m.next, m.out = m.next + 1, m.out + 1
   call('HSET', out, id, '1 ' .. m.seq .. ' ' .. worker)
@@ -196,17 +192,17 @@ local function give(worker, key, record, known)
   return id .. ' 1'
 end
 
--- (worker, turn, epoch, seen, most, lease, n, n x (kind, trial, attempt, record), n, n x (key, record))
+-- (worker, epoch, most, lease, turn, seen, n, n x (kind, trial, attempt, record), n, n x (key, record))
 local function turn()
-  local worker, turn, epoch, seen, most, lease = arg(), arg(), arg(), arg(), number(), number()
-  if m.epoch ~= epoch then return {'epoch'} end
+  local worker, turn, most = ARGV[2], ARGV[6], tonumber(ARGV[4])
+  if m.epoch ~= ARGV[3] then return {'epoch'} end
   if held() then return {'locked', m.owner} end
   if m.plain == 1 then return {'plain'} end
-  local entries, wrong = news(seen, most)
+  local entries, wrong = news(ARGV[7], most)
   if wrong then return {wrong, tostring(m.seq)} end
   if #entries > most then return behind(entries) end
   tick()
-  renew(worker, lease)
+  renew(worker, tonumber(ARGV[5]))
   local before = call('HGET', ops, worker)
   if before then
     local n, verdicts, grants = match(before, '^(%d+) (%d*) (.*)$')
@@ -215,22 +211,24 @@ local function turn()
       return reply(worker, entries, true, verdicts, grants)
     end
   end
-  local verdicts, grants, known = {}, {}, {}
-  for i = 1, number() do
-    local kind, id, attempt, record = arg(), arg(), arg(), arg()
-    verdicts[i] = hear(worker, kind, id, attempt, record)
+  local verdicts, grants, known = '', '', {}
+  local at = 9
+  for i = 1, tonumber(ARGV[8]) do
+    verdicts = verdicts .. hear(worker, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    at = at + 4
   end
-  local wanted = number()
+  local wanted = tonumber(ARGV[at])
   if wanted > 0 then
     for _, entry in ipairs(entries) do
       if entry[2][4] then known[entry[2][4]] = true end
     end
+    grants = give(worker, ARGV[at + 1], ARGV[at + 2], known)
+    if wanted > 1 then
+      local all = {grants}
+      for i = 2, wanted do all[i] = give(worker, ARGV[at + 2 * i - 1], ARGV[at + 2 * i], known) end
+      grants = table.concat(all, ',')
+    end
   end
-  for i = 1, wanted do
-    local key, record = arg(), arg()
-    grants[i] = give(worker, key, record, known)
-  end
-  verdicts, grants = table.concat(verdicts), table.concat(grants, ',')
   call('HSET', ops, worker, turn .. ' ' .. verdicts .. ' ' .. grants)
   store()
   return reply(worker, entries, false, verdicts, grants)
@@ -245,8 +243,8 @@ end
 
 local function fresh(epoch)
   call('DEL', meta, log, out, free, alive, ops)
-  for _, name in ipairs(NUMBERS) do m[name], was[name] = 0, nil end
-  m.epoch, m.last, m.owner, m.limit, m.tick, m.fresh = epoch, '', '', -1, now, true
+  m = {seq = 0, told = 0, next = 0, out = 0, free = 0, limit = -1, runs = 0, ended = 0, clock = 0, tick = now, plain = 0,
+    till = 0, first = 0, live = 0, last = '', epoch = epoch, owner = '', fresh = true}
 end
 
 local function whole()
@@ -276,7 +274,7 @@ function act.join()
   local worker, lease = arg(), number()
   local dead = {}
   for i = 1, number() do dead[i] = arg() end
-  if m.owner ~= '' and (m['until'] <= now or m.owner == dead[1]) then m.owner, m['until'] = '', 0 end
+  if m.owner ~= '' and (m.till <= now or m.owner == dead[1]) then m.owner, m.till = '', 0 end
   if held() then return {'locked', m.owner} end
   if m.seq == 0 then return {'empty'} end
   local wrong = whole()
@@ -395,7 +393,7 @@ function act.lock(absent)
     local wrong = whole()
     if wrong then return {wrong, tostring(m.seq)} end
   end
-  m.owner, m['until'] = owner, now + lease
+  m.owner, m.till = owner, now + lease
   store()
   return {'ok', m.epoch, m.seq, m.last}
 end
@@ -405,7 +403,7 @@ function act.hold()
   local owner, lease = arg(), number()
   if m.owner ~= owner then return {'gone'} end
   tick()
-  m['until'] = now + lease
+  m.till = now + lease
   store()
   return {'ok', now, m.clock}
 end
@@ -413,7 +411,7 @@ end
 -- (owner)
 function act.unlock()
   if m.owner ~= arg() then return {'ok'} end
-  m.owner, m['until'] = '', 0
+  m.owner, m.till = '', 0
   if m.seq == 0 then call('DEL', meta, log, out, free, alive, ops) else store() end
   return {'ok'}
 end
@@ -430,7 +428,7 @@ function act.append()
     m.owner = owner
   end
   tick()
-  m['until'], m.plain = now + lease, 1
+  m.till, m.plain = now + lease, 1
   for i = 1, number() do add(arg()) end
   call('DEL', ops)
   call('HSET', ops, owner, turn)

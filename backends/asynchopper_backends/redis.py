@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import math
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from asynchopper.errors import CheckpointLocked, StorageError
 from asynchopper.storage import Ask, Entry, Grant, Joined, Refusal, Reply, Resume, Tell, check_presence
-from asynchopper_backends.redis_link import Link
+from asynchopper_backends.redis_link import Failed, Link
 from asynchopper_backends.redis_log import _GOODBYE_S, RedisLog, _label
+from asynchopper_backends.redis_wire import Answer
+
+_Words: TypeAlias = tuple[tuple[Any, ...], list[Any]]
 
 _NEWS = 2000  # records that a turn may bring; more are fetched before anything is said
 _REFUSALS: dict[bytes, Refusal] = {b"full": "full", b"known": "known", b"none": "none"}
@@ -96,68 +100,116 @@ class RedisStorage(RedisLog):
                 continue
             if reply[0] != b"ok":
                 self._refuse(reply)
-            return self._reply(reply, news, 1)
+            return self._reply(reply, news)
 
     async def turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
         while self._under_way is not None:
             await asyncio.wait([self._under_way])
         if self._wrong is not None:
             raise self._wrong
-        try:
-            reply = await self._turn(tells, asks)  # when it is cancelled, what it has written is news to the next one
-        except StorageError as e:
-            self._wrong = e
-            raise
-        if self._alarm is not None:
-            self._alarm.clear()  # a failover that has come to a good end
-        return reply
-
-    async def _turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
         self._worker()
+        return await self._turn(
+            self._worded(tells, asks)
+        )  # when it is cancelled, what it has written is news to the next one
+
+    def say(self, tells: Sequence[Tell], asks: Sequence[Ask], heard: Callable[[Reply | StorageError], None]) -> bool:
+        link = self._link
+        if (
+            self._state != "worker"
+            or link is None
+            or self._also
+            or self._under_way is not None
+            or self._wrong is not None
+        ):
+            return False
+        loop = asyncio.get_running_loop()
+        words, began = self._worded(tells, asks), loop.time()
+
+        def answered(replies: list[Any] | Exception) -> None:
+            if isinstance(replies, list) and replies[0][0] == b"ok":
+                self._under_way = None
+                said.set_result(None)
+                if self._alarm is not None:
+                    self._alarm.clear()
+                heard(self._reply(replies[0], []))
+            else:  # the same words again, so that what was done counts once
+                failed = None
+                if isinstance(replies, Exception) and not (isinstance(replies, Answer) and replies.unknown_script):
+                    failed = Failed(replies, began)
+                again = loop.create_task(self._say_again(words, failed, said, heard), name="asynchopper-redis")
+                asyncio.tasks._unregister_task(again)
+
+        if not link.say((*words[0], self._last, *words[1]), answered):
+            return False
+        said: asyncio.Future[None] = loop.create_future()
+        self._under_way = said
+        return True
+
+    async def _say_again(
+        self,
+        words: _Words,
+        failed: Failed | None,
+        said: asyncio.Future[None],
+        heard: Callable[[Reply | StorageError], None],
+    ) -> None:
+        came: Reply | StorageError
+        try:
+            came = await self._turn(words, failed)
+        except StorageError as e:
+            came = e
+        finally:
+            self._under_way = None
+            said.set_result(None)
+        heard(came)
+
+    def _worded(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> _Words:
+        """A turn, as the script is told it: what comes before the record that was seen last, and what comes behind it."""
         said: list[Any] = [len(tells)]
         for tell in tells:
             said += tell
         said.append(len(asks))
         for ask in asks:
             said += ask
+        return (b"turn", self._me, self._epoch, _NEWS, self._lease_ms, next(self._turns)), said
+
+    async def _turn(self, words: _Words, failed: Failed | None = None) -> Reply:
         news: list[Entry] = []
-        turn = next(self._turns)
-        while True:
-            words = (b"turn", self._me, turn, self._epoch, self._last, _NEWS, self._lease_ms)
-            reply = await self._committed(*words, *said)
-            if reply[0] == b"behind":
-                self._behind(reply, news)
-                continue
-            if reply[0] != b"ok":
-                self._refuse(reply)
-            return self._reply(reply, news, 0)
+        before, behind = words
+        try:
+            while True:
+                reply = await self._committed(*before, self._last, *behind, failed=failed)
+                failed = None
+                if reply[0] == b"behind":
+                    self._behind(reply, news)
+                    continue
+                if reply[0] != b"ok":
+                    self._refuse(reply)
+                break
+        except StorageError as e:
+            self._wrong = e
+            raise
+        if self._alarm is not None:
+            self._alarm.clear()  # a failover that has come to a good end
+        return self._reply(reply, news)
 
     def _behind(self, reply: Sequence[Any], news: list[Entry]) -> None:
         _, self._last, records = reply
         news += [Entry(self._seq + i, data) for i, data in enumerate(records)]
         self._seq += len(records)
 
-    def _reply(self, reply: Sequence[Any], news: list[Entry], own: int) -> Reply:
+    def _reply(self, reply: Sequence[Any], news: list[Entry]) -> Reply:
         _, now, clock, told, out, runs, workers, ends, last, whole, verdicts, granted, records = reply
-        news += [Entry(self._seq + i, data) for i, data in enumerate(records)]
+        if records:
+            news += map(Entry, itertools.count(self._seq), records)
         self._last = last
-        self._seq = int(last.partition(b"-")[0])
+        self._seq = int(last[: last.index(b"-")])
         grants: list[Grant | Refusal] = []
         for text in granted.split(b",") if granted else ():
             id, _, attempt = text.partition(b" ")
             grants.append(Grant(int(id), int(attempt)) if attempt else _REFUSALS[id])
-        return Reply(
-            news=news,
-            whole=bool(whole),
-            kept=[c - 48 for c in verdicts],
-            grants=grants,
-            elapsed=clock / 1000,
-            told=told,
-            out=out,
-            runs=runs,
-            workers=workers,
-            lease_ends=max(ends - now, 0) / 1000 if ends else math.inf,
-        )
+        kept = [c - 48 for c in verdicts]
+        lease_ends = max(ends - now, 0) / 1000 if ends else math.inf
+        return Reply(news, bool(whole), kept, grants, clock / 1000, told, out, runs, workers, lease_ends)
 
     async def wait(self, timeout: float) -> None:
         alarm = self._alarm

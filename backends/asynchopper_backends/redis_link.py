@@ -8,8 +8,9 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import hiredis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -33,7 +34,7 @@ from redis.exceptions import TimeoutError as NoAnswer
 
 from asynchopper.errors import StorageError
 from asynchopper_backends.redis_address import Address
-from asynchopper_backends.redis_wire import Answer, Made, Wire
+from asynchopper_backends.redis_wire import Answer, Heard, Made, Wire
 
 T = TypeVar("T")
 W = TypeVar("W", Connection, UnixDomainSocketConnection)
@@ -78,6 +79,14 @@ _KINDS: dict[type[BaseException], str] = {
 }
 
 
+class Failed(NamedTuple):
+    """An attempt that came to nothing."""
+
+    error: Exception
+    began: float
+    """On the loop's clock."""
+
+
 class Refused(StorageError):
     """The server answers, and will not have this, now or later."""
 
@@ -93,7 +102,8 @@ class Link:
         self._slot = key_slot(self.prefix.encode())
         self._wire: Wire | None = None
         self._script = (len(PARTS), *self.keys)
-        self._head = _packed(("EVALSHA", _SHA, *self._script))
+        self._head = _words(("EVALSHA", _SHA, *self._script))
+        self._try_s = _try_s(patience_s)
 
     def __repr__(self) -> str:
         return f"Link({self.location!r}, {'connected' if self._wire is not None else 'not connected'})"
@@ -101,28 +111,49 @@ class Link:
     # -- what is asked
 
     async def call(
-        self, *args: Any, then: Sequence[Command] = (), patience_s: float | None = None, within_s: float = 0.0
+        self,
+        *args: Any,
+        then: Sequence[Command] = (),
+        patience_s: float | None = None,
+        within_s: float = 0.0,
+        failed: Failed | None = None,
     ) -> list[Any]:
-        """The script's reply, and those of the commands sent along behind it. Raises `StorageError`."""
-        packed = b"*%d\r\n%b%b" % (3 + len(PARTS) + len(args), self._head, _packed(args))
-        packed += b"".join([_command(command) for command in then])
+        """The script's reply, and those of the commands sent along behind it. Raises `StorageError`.
+
+        `failed` is what became of saying it before.
+        """
+        packed = b"".join([self._called(args), *map(hiredis.pack_command, then)])
 
         async def once(wire: Wire, within_s: float) -> list[Any]:
             try:
                 return await self._asked(wire, packed, 1 + len(then), within_s)
             except Answer as e:
-                if not str(e).startswith("NOSCRIPT"):
+                if not e.unknown_script:
                     raise
-            whole = b"".join(map(_command, (("EVAL", SCRIPT, *self._script, *args), *then)))
+            whole = b"".join(map(hiredis.pack_command, (("EVAL", SCRIPT, *self._script, *args), *then)))
             return await self._asked(wire, whole, 1 + len(then), within_s)
 
-        return await self.tried(once, patience_s, within_s)
+        return await self.tried(once, patience_s, within_s, failed)
+
+    def say(self, args: tuple[Any, ...], heard: Heard) -> bool:
+        """As `call`, once and at once: `heard` gets the replies, or an error, with which `call` may say it again.
+
+        `False` where there is no connection.
+        """
+        if self._wire is None:
+            return False
+        self.round_trips += 1
+        self._wire.say(self._called(args), 1, self._try_s, heard)
+        return True
+
+    def _called(self, args: tuple[Any, ...]) -> bytes:
+        return b"*%d\r\n%b%b" % (3 + len(PARTS) + len(args), self._head, _words(args))
 
     async def command(self, *args: Any, within_s: float = 0.0, patience_s: float | None = None) -> Any:
         """One command's reply, which may take `within_s` seconds more than usual."""
 
         async def once(wire: Wire, within_s: float) -> Any:
-            return (await self._asked(wire, _command(args), 1, within_s))[0]
+            return (await self._asked(wire, hiredis.pack_command(args), 1, within_s))[0]
 
         return await self.tried(once, patience_s, within_s)
 
@@ -133,7 +164,11 @@ class Link:
     # -- again and again
 
     async def tried(
-        self, work: Callable[[Wire, float], Awaitable[T]], patience_s: float | None = None, within_s: float = 0.0
+        self,
+        work: Callable[[Wire, float], Awaitable[T]],
+        patience_s: float | None = None,
+        within_s: float = 0.0,
+        failed: Failed | None = None,
     ) -> T:
         """Does something with a connection, in so many seconds, on a new one if need be, for as long as the patience lasts.
 
@@ -142,10 +177,13 @@ class Link:
         """
         clock = asyncio.get_running_loop().time
         patience_s = self.patience_s if patience_s is None else patience_s
-        began, pause_s, complained = clock(), _FIRST_PAUSE_S, False
-        try_s = min(_LONGEST_TRY_S, max(patience_s / 4, 0.3))
+        began, pause_s, complained = clock() if failed is None else failed.began, _FIRST_PAUSE_S, False
+        try_s = _try_s(patience_s)
         while True:
             try:
+                if failed is not None:
+                    error, failed = failed.error, None
+                    raise error
                 if self._wire is None:
                     async with asyncio.timeout(try_s):
                         self._wire = Wire(await self._connected())
@@ -249,17 +287,15 @@ class Link:
             await wire.close()
 
 
-def _packed(words: Sequence[Any]) -> bytes:
-    """Words as the protocol has them. redis-py's own packing costs as much as all that a turn does here besides."""
-    parts = []
-    for word in words:
-        data = word if type(word) is bytes else str(word).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+def _try_s(patience_s: float) -> float:
+    """What the first attempt gets."""
+    return min(_LONGEST_TRY_S, max(patience_s / 4, 0.3))
 
 
-def _command(words: Sequence[Any]) -> bytes:
-    return b"*%d\r\n%b" % (len(words), _packed(words))
+def _words(words: tuple[Any, ...]) -> bytes:
+    """Words as the protocol has them, without how many they are."""
+    packed: bytes = hiredis.pack_command(words)
+    return packed[packed.index(b"\n") + 1 :]
 
 
 async def _up(wire: W) -> W:

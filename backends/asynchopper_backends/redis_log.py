@@ -20,13 +20,14 @@ from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, Checkpoint
 from asynchopper.storage import Entry, Resume, SharedStorage, check_presence
 from asynchopper_backends.redis_address import Options, parse
 from asynchopper_backends.redis_beat import Beat
-from asynchopper_backends.redis_link import Command, Link
+from asynchopper_backends.redis_link import Command, Failed, Link
 from asynchopper_backends.redis_server import Server, had, warn_if_open
 
 T = TypeVar("T")
 
 _log = logging.getLogger("asynchopper")
 
+_LAYOUT = 2
 _FIRST_PAGE, _LONGEST_PAGE = 200, 5000  # records that are read at once; the server does nothing else meanwhile
 _PAGE_BYTES = 2**20  # what they should come to, since records of large candidates are large
 _LOSSES = (b"empty", b"lost", b"torn", b"epoch")
@@ -68,7 +69,7 @@ class RedisLog(SharedStorage):
         self._me = b""
         self._turns = itertools.count(1)
         self._replace = self._was_read = False
-        self._under_way: asyncio.Task[Any] | None = None
+        self._under_way: asyncio.Future[Any] | None = None
         self._wrong: StorageError | None = None
 
     @classmethod
@@ -234,11 +235,11 @@ class RedisLog(SharedStorage):
         dead = tuple(worker for worker in there if _is_dead(worker))
         return link, _Seen(epoch, seq, owner if _is_dead(owner) else b"-", dead)
 
-    async def _committed(self, *words: Any) -> Any:
-        """The script's reply, once what it wrote is as durable as it was asked to be."""
+    async def _committed(self, *words: Any, failed: Failed | None = None) -> Any:
+        """The script's reply, once what it wrote is as durable as it was asked to be; `failed` is as in `Link.call`."""
         link, also = self._connected(), self._also
         if not also:
-            reply = (await link.call(*words))[0]
+            reply = (await link.call(*words, failed=failed))[0]
             if reply[0] not in _LOSSES:
                 return reply
         clock = asyncio.get_running_loop().time
@@ -310,8 +311,11 @@ class RedisLog(SharedStorage):
                 f"{here} is in use by {others}; wait for the end, stop them, or use another search name"
             )
         if word == b"layout":
+            layout = reply[1].decode()
+            newer = not layout.isdecimal() or int(layout) > _LAYOUT
             raise CheckpointVersionError(
-                f"{here} was made by a newer asynchopper (layout {reply[1].decode()}, known is 1); update this one"
+                f"{here} was made by {'a newer' if newer else 'an older'} asynchopper (layout {layout}, known is {_LAYOUT}); "
+                + ("update this one" if newer else "copy it to a file with that one, and back with this one")
             )
         if word == b"empty":
             raise StorageError(

@@ -1,8 +1,9 @@
-"""A connection that redis-py has made, with the bytes in our own hands: one future and no task for all that is asked at once."""
+"""A connection that redis-py has made, with the bytes in our own hands: no task, and no future where a callback will do."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import hiredis
@@ -11,11 +12,17 @@ from redis.exceptions import ResponseError
 
 Made: TypeAlias = "Connection | UnixDomainSocketConnection"
 
+Heard: TypeAlias = "Callable[[list[Any] | Exception], None]"
+
 _MORE = object()
 
 
 class Answer(ResponseError):
     """An error that the server answers, as it says it."""
+
+    @property
+    def unknown_script(self) -> bool:
+        return str(self).startswith("NOSCRIPT")
 
 
 class Wire(asyncio.Protocol):
@@ -29,27 +36,34 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=Answer, notEnoughData=_MORE)
         self._replies: list[Any] = []
         self._wanted = 0
-        self._waiting: asyncio.Future[list[Any]] | None = None
+        self._heard: Heard | None = None
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport.set_protocol(self)
 
     async def ask(self, packed: bytes, count: int, within_s: float) -> list[Any]:
         """That many replies; raises the first error among them, `OSError`, or `TimeoutError`."""
+        waiting: asyncio.Future[list[Any]] = self._loop.create_future()
+
+        def heard(said: list[Any] | Exception) -> None:
+            if waiting.done():
+                return
+            if isinstance(said, Exception):
+                waiting.set_exception(said)
+            else:
+                waiting.set_result(said)
+
+        self.say(packed, count, within_s, heard)
+        return await waiting
+
+    def say(self, packed: bytes, count: int, within_s: float, heard: Heard) -> None:
+        """As `ask`: `heard` gets what that returns or raises, from the loop. It must not raise."""
+        self._heard, self._wanted = heard, count
         if self._transport.is_closing():
-            raise ConnectionResetError("the server has closed the connection")
-        waiting = self._waiting = self._loop.create_future()
-        self._wanted = count
+            self._loop.call_soon(self._fail, ConnectionResetError("the server has closed the connection"))
+            return
         self._watch(self._loop.time() + within_s)
         self._transport.write(packed)
-        try:
-            replies: list[Any] = await waiting
-        finally:
-            self._waiting = None
-        for reply in replies:
-            if type(reply) is Answer:
-                raise reply
-        return replies
 
     async def close(self) -> None:
         if self._timer is not None:
@@ -68,7 +82,7 @@ class Wire(asyncio.Protocol):
 
     def _look(self) -> None:
         self._timer = None
-        if self._waiting is None:
+        if self._heard is None:
             return
         if self._loop.time() < self._due:
             self._watch(self._due)
@@ -86,13 +100,19 @@ class Wire(asyncio.Protocol):
         except hiredis.ProtocolError as e:
             self._fail(ConnectionError(f"this is not the protocol of Redis: {e}"))
             return
-        if len(replies) >= self._wanted and self._waiting is not None and not self._waiting.done():
-            self._replies = []
-            self._waiting.set_result(replies)
+        heard = self._heard
+        if heard is not None and len(replies) >= self._wanted:
+            self._heard, self._replies = None, []
+            for reply in replies:
+                if type(reply) is Answer:
+                    heard(reply)
+                    return
+            heard(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionResetError("the server has closed the connection"))
 
     def _fail(self, error: Exception) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            heard(error)

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -120,7 +121,38 @@ def told_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def count_told(server: Server, name: str) -> int:
     with server.client() as client:
-        return int(client.hget(f"asynchopper:{{{name}}}:meta", "told") or 0)
+        return int(Counts(client, name)["told"])
+
+
+class Counts(dict[str, float]):
+    """What the server counts of a search; nothing of one that is not there."""
+
+    _FORM = struct.Struct("<14d")
+    _NAMES = [
+        "seq",
+        "told",
+        "next",
+        "out",
+        "free",
+        "limit",
+        "runs",
+        "ended",
+        "clock",
+        "tick",
+        "plain",
+        "till",
+        "first",
+        "live",
+    ]
+
+    def __init__(self, client: Any, name: str) -> None:
+        self._client, self._key = client, f"asynchopper:{{{name}}}:meta"
+        packed = client.hget(self._key, "counts") or bytes(self._FORM.size)
+        super().__init__(zip(self._NAMES, self._FORM.unpack_from(packed), strict=True))
+        self._words = packed[self._FORM.size :]
+
+    def write(self) -> None:
+        self._client.hset(self._key, "counts", self._FORM.pack(*self.values()) + self._words)
 
 
 def wait_until(true: Any, within_s: float = PATIENCE_S, what: str = "") -> Any:

@@ -16,7 +16,7 @@ from asynchopper.errors import CheckpointLocked, CheckpointVersionError, StudyMi
 from asynchopper.storage import Grant
 from asynchopper.testing.logs import header
 from asynchopper.testing.turns import OLD, RUN, ask, tell
-from tests.redis.fleet import log_of, told_of
+from tests.redis.fleet import Counts, log_of, told_of
 from tests.servers import Server
 
 PARTS = ("meta", "log", "out", "free", "alive", "ops")
@@ -52,7 +52,9 @@ async def test_who_was_taken_for_dead_gets_back_what_nobody_has_begun(server: Se
     await a.turn([], [ask(0), ask(1)])
     with server.client() as client:  # its lease has ended
         client.zadd(key(name, "alive"), {a._me: 1})
-        client.hset(key(name, "meta"), "first", 1)
+        counts = Counts(client, name)
+        counts["first"] = 1
+        counts.write()
         await b.turn([], [])
         assert client.zcard(key(name, "alive")) == 1
         assert client.zcard(key(name, "free")) == 2
@@ -108,11 +110,12 @@ async def test_another_search_in_its_place_is_noticed(server: Server, name: str)
     await b.close()
 
 
-async def test_a_newer_layout_is_refused_by_name(server: Server, name: str) -> None:
+@pytest.mark.parametrize(("layout", "whose"), [("3", "newer"), ("1", "older")])
+async def test_another_layout_is_refused_by_name(layout: str, whose: str, server: Server, name: str) -> None:
     await search(server.url(name))
     with server.client() as client:
-        client.hset(key(name, "meta"), "layout", "2")
-    with pytest.raises(CheckpointVersionError, match="newer asynchopper"):
+        client.hset(key(name, "meta"), "layout", layout)
+    with pytest.raises(CheckpointVersionError, match=f"{whose} asynchopper"):
         await search(server.url(name))
 
 

@@ -1,0 +1,204 @@
+"""The ledger of one worker among many: it asks for what the shared log grants, and follows what the others write there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable
+
+from asynchopper.budget import Budget
+from asynchopper.errors import StorageError
+from asynchopper.ledger import Ledger
+from asynchopper.objective import RunningTrial
+from asynchopper.pruners import Pruner
+from asynchopper.records import encode
+from asynchopper.samplers import Proposer
+from asynchopper.samplers.proposer import Next
+from asynchopper.shared import SharedJournal
+from asynchopper.state import FINISHED, Ended
+from asynchopper.storage import Joined, Reply
+from asynchopper.trial import Interrupted, Outcome
+
+_FOLLOW_S = 0.2  # a worker that is busy with long evaluations looks after others' results this long after its last turn
+_LOOK_S = 10.0  # and at least so often while it waits
+_MARGIN_S = 0.02  # a lease is over only after its end
+
+
+class SharedLedger(Ledger):
+    """One worker's view of a search that it shares."""
+
+    def __init__(
+        self, journal: SharedJournal, proposer: Proposer, budget: Budget, pruner: Pruner | None, joined: Joined
+    ) -> None:
+        super().__init__(journal, proposer, budget, pruner)
+        self.redo.clear()  # the log hands out what others have given up
+        self._shared_journal = journal
+        self._resting = False
+        """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
+        self._asked_old = self._stale = False
+        self._kept: list[Next] = []
+        self._chosen: dict[RunningTrial, Next] = {}
+        self._lease_ends = math.inf
+        self._timers: list[asyncio.TimerHandle] = []
+        self._wake: Callable[[], None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._heard_at = -math.inf
+        self._watching: asyncio.Task[None] | None = None
+        self.before = joined.elapsed
+        journal.heard = self._heard
+
+    def _heard(self, reply: Reply) -> None:
+        self._heard_at = now = time.monotonic()
+        self._began = now - (reply.elapsed - self.before)
+        self._lease_ends = now + reply.lease_ends + _MARGIN_S
+        self._stale = bool(reply.news)  # what was asked was asked without knowing these
+        if reply.kept or reply.news:
+            self._resting = False
+
+    @property
+    def waits(self) -> bool:  # type: ignore[override]  # a constant where nobody else is
+        """Whether others are at work on what is left of the budget, so that something may still come back."""
+        return self.dry is None and self._resting
+
+    @property
+    def willing(self) -> bool:  # type: ignore[override]  # as above
+        return self.dry is None and not self._resting
+
+    # -- asking
+
+    def ask(self) -> tuple[RunningTrial, Outcome | None] | None:
+        if self.dry is None and self.budget.steps is not None and self.state.spent_steps >= self.budget.steps:
+            self.dry = "steps"
+        return self.offer(self.choose()) if self.willing else None
+
+    def may_ask(self) -> bool:
+        return self.willing
+
+    def offer(self, chosen: Next | None) -> tuple[RunningTrial, Outcome | None] | None:
+        if chosen is not None:
+            return self.take(chosen)
+        if self.dry is not None or self._asked_old:
+            return None
+        self._asked_old = True  # one a turn: when it is refused, so would be the next
+        return self._old(), None
+
+    def choose(self) -> Next | None:
+        if self._kept:
+            return self._kept.pop()
+        chosen = super().choose()
+        if chosen is None and self.dry in ("steps", "exhausted") and self.state.pending:
+            self.dry = None  # somebody is at work on the last ones, and may give them up
+        return chosen
+
+    def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:
+        taken = super().take(chosen)
+        self._chosen[taken[0]] = chosen
+        return taken
+
+    def _old(self) -> RunningTrial:
+        trial = RunningTrial(-1, 0, {}, None, self)
+        trial.started = time.monotonic()
+        self._shared_journal.stage_old(trial)
+        return trial
+
+    def granted(self, asked: list[tuple[RunningTrial, Outcome | None]]) -> list[tuple[RunningTrial, Outcome | None]]:
+        refused, granted = self._shared_journal.refused, []
+        self._asked_old = False
+        for trial, known in asked:
+            chosen = self._chosen.pop(trial, None)
+            why = refused.pop(trial, None)
+            if why is None:
+                if trial.attempt > 1:
+                    known = None
+                    self._keep(chosen)
+                granted.append((trial, known))
+            elif why != "known":
+                self._resting = not self._stale
+                self._keep(chosen)
+        return granted
+
+    def _keep(self, chosen: Next | None) -> None:
+        """A guess that was not tried is tried later."""
+        if chosen is not None and chosen.proposal.origin == "enqueued":
+            self._kept.append(chosen)
+
+    def take_back(self, trial: RunningTrial) -> None:
+        self.tell(trial, Interrupted())
+
+    # -- following
+
+    def stir(self) -> None:
+        """Asks again at the next turn, whatever was answered before."""
+        if self._resting:
+            self._resting = False
+            self._shared_journal.poke()
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Has `wake` called when others have said something, or when a lease has ended."""
+        loop = asyncio.get_running_loop()
+        if self._resting and self._lease_ends < math.inf:
+            left = max(self._lease_ends - time.monotonic(), 0.0)
+            self._timers.append(loop.call_later(left, self._awake, wake))
+        if self._watching is not None:
+            return
+        if self._resting:
+            self._timers.append(loop.call_later(0.0, self._follow, wake))
+            return
+        self._wake = wake
+        if self._patience is None:
+            self._patience = loop.call_later(_FOLLOW_S, self._lose_patience)
+
+    def unwatch(self) -> None:
+        self._wake = None
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _lose_patience(self) -> None:
+        """Follows, if the last turn was long ago; a timer that is set anew when it goes off costs a quick turn nothing."""
+        self._patience, wake = None, self._wake
+        if wake is None or self._watching is not None:
+            return
+        left = self._heard_at + _FOLLOW_S - time.monotonic()
+        if left > 0.0:
+            self._patience = asyncio.get_running_loop().call_later(left, self._lose_patience)
+        else:
+            self._follow(wake)
+
+    def _follow(self, wake: Callable[[], None]) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._news_come(wake), name="asynchopper-follow")
+
+    async def _news_come(self, wake: Callable[[], None]) -> None:
+        journal = self._shared_journal
+        turns = -1
+        while turns != journal.turns:  # what came before a turn's reply was in it
+            turns = journal.turns
+            with contextlib.suppress(StorageError):  # the next turn says what is wrong
+                await journal.shared.wait(_LOOK_S)
+        self._watching = None
+        self._awake(wake)
+
+    def _awake(self, wake: Callable[[], None]) -> None:
+        self._resting = False
+        self._shared_journal.poke()
+        wake()
+
+    # -- ending
+
+    async def end(self, reason: str) -> None:
+        self.unwatch()
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        journal = self._shared_journal
+        await journal.settle()
+        if not journal.broken:
+            await journal.commit()
+            ended = Ended(reason, self.elapsed())
+            final = reason in FINISHED and (reason != "exhausted" or not self.state.pending)
+            await journal.shared.leave(encode(ended, self.state.space), final)
+            self.state.fold(ended)
