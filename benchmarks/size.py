@@ -27,6 +27,7 @@ from benchmarks.tuners import (
     optuna_value,
     our_search,
     ours,
+    pyhopper_holding,
     pyhopper_run,
     pyhopper_search,
 )
@@ -57,8 +58,8 @@ def loading(folder: Path, rounds: int, n: int) -> list[Row]:
     if installed("uvloop"):
         loads["uvloop"] = lambda: _loaded(path, n, uvloop=True)
     if installed("pyhopper"):
-        pyhopper_run(n).save(str(other))
-        loads["PyHopper"] = lambda: _pyhopper_loaded(other)
+        pyhopper_holding(n).save(str(other))
+        loads["PyHopper"] = lambda: _pyhopper_loaded(other, n)
     got = take_turns({name: lambda load=load: _ms(load) for name, load in loads.items()}, rounds)
     aims = {"PyHopper": 1.0}
     theirs = [name for name in loads if name not in ("ours", "uvloop")]
@@ -97,9 +98,10 @@ def _dicts(path: Path) -> Any:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def _pyhopper_loaded(path: Path) -> Any:
+def _pyhopper_loaded(path: Path, n: int) -> Any:
     search = pyhopper_search()
     search.load(str(path))
+    assert len(search.history) == n
     return search
 
 
