@@ -375,7 +375,7 @@ class Search:
         state = State(self.space, remember=False)
         await storage.open(readonly=True)
         try:
-            await replay(storage.read(), state, storage.location)
+            await replay(storage, state)
         finally:
             await storage.close()
         if state.header is None:
