@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError
 from asynchopper.records import decode, encode
 from asynchopper.state import Asked, Fact, Header, Mark, State
 from asynchopper.storage import Entry, Lines, PromptStorage, Storage
+from asynchopper.storage import aside as aside  # whoever has a journal has this
 
 if TYPE_CHECKING:
     from asynchopper.objective import RunningTrial
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
 _APPEND = PromptStorage.append
 _FEW = 32  # records; so many are not worth a look whether they can be folded in bulk
-
-
-T = TypeVar("T")
 
 
 class Head(NamedTuple):
@@ -214,18 +211,6 @@ class Journal:
             raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
 
 
-async def aside(fn: Callable[..., T], *args: Any) -> T:
-    """`fn(*args)` off the loop, in a thread of its own: the loop's pool may be full of an objective's own blocking calls.
-
-    Not one of anyio's: they wait for their loop to stop them, and keep the interpreter from ending when it never runs again.
-    """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-aside")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(pool, fn, *args)
-    finally:
-        pool.shutdown(wait=False)
-
-
 def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task that whoever cancels all tasks, as `asyncio.run` does at its end, does not find: a write is carried through.
 
@@ -236,14 +221,13 @@ def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, location: str) -> None:
-    """Folds a log into a fresh state, off the loop.
+async def replay(storage: Storage, state: State) -> None:
+    """Folds a log that was opened into a fresh state, off the loop.
 
     Raises `CheckpointCorrupted` for a record that no version writes, `CheckpointVersionError` for a newer format.
     """
-    log = Replay(state, location)
-    async for portion in portions:
-        await aside(log.fold, portion)
+    log = Replay(state, storage.location)
+    await storage.scan(log.fold)
     log.end()
 
 

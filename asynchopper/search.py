@@ -34,6 +34,7 @@ from asynchopper.opening import (
     opened,
     say_changes,
 )
+from asynchopper.packed import can_pack, rows_each
 from asynchopper.policy import Policy
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
@@ -354,9 +355,8 @@ class Search:
         if self._ledger is not None and pruner in (None, self._ledger.pruner):
             pruner, seen = self._ledger.pruner, self._ledger.observed
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
-        facts = state.facts(saw, seen)
-        first = next(facts)  # taken now, with the trials that are out
-        records = await aside(lambda: [encode(f, self.space) for f in (first, *facts)])
+        facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0)
+        records = await aside(lambda: [encode(f, self.space) for f in facts])
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():
@@ -378,7 +378,7 @@ class Search:
         state = State(self.space, remember=False)
         await storage.open(readonly=True)
         try:
-            await replay(storage.read(), state, storage.location)
+            await replay(storage, state)
         finally:
             await storage.close()
         if state.header is None:

@@ -167,8 +167,8 @@ async def _into_files(storage: FileStorage, records: list[bytes], rounds: int) -
 
 def reading(folder: Path, n: int, repeats: int) -> list[Layer]:
     """What a stored result costs when a log is read: its `asked` and its `told`."""
-    path = folder / "long.ckpt"
-    in_loop(ours(n, 1000, checkpoint_path=path))
+    path, saved = folder / "long.ckpt", folder / "saved.ckpt"
+    in_loop(in_loop(ours(n, 1000, checkpoint_path=path)).save(saved))
     space = our_search().space
 
     def took(work: Callable[[], object]) -> float:
@@ -203,6 +203,12 @@ def reading(folder: Path, n: int, repeats: int) -> list[Layer]:
                 "parse, check, and fold, in bulk", took(in_bulk), parse + columns, "orjson into dicts; twelve columns"
             ),
             Layer("(parse, check, and fold, record by record)", took(one_by_one), parse + columns, "the same"),
+            Layer(
+                "(all of it, of a saved file)",
+                took(lambda: in_loop(our_search().load(saved))),
+                took(saved.read_bytes),
+                "read",
+            ),
             Layer(
                 "all of it: load",
                 took(lambda: in_loop(our_search().load(path))),

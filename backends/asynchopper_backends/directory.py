@@ -128,6 +128,11 @@ class DirectoryStorage(PromptStorage):
         async for portion in self._file.read():
             yield portion
 
+    async def scan(self, take: Callable[[Sequence[Entry]], None]) -> None:
+        if self._file is None:
+            raise StorageError(f"{self.location} is not open")
+        await self._file.scan(take)
+
     async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
         if self._file is None:
             raise StorageError(f"{self.location} is not open")

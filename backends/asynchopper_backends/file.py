@@ -120,6 +120,20 @@ class FileStorage(PromptStorage):
         while portion := await self._run(lambda: next(portions, None)):
             yield portion
 
+    async def scan(self, take: Callable[[Sequence[Entry]], None]) -> None:
+        left = False
+
+        def read() -> None:
+            for portion in self._scan():
+                if left:
+                    return
+                take(portion)
+
+        try:
+            await self._run(read)
+        finally:
+            left = True  # whoever was cancelled does not wait for the rest of a long log
+
     async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
         portions = salvage(self._fd)
         while portion := await self._run(lambda: next(portions, None)):
