@@ -17,7 +17,8 @@ import aiofiles.os
 from asynchopper.errors import CheckpointLocked, StorageError, UsageError
 from asynchopper.state import FINISHED
 from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
-from asynchopper_backends.file import FileStorage, last_reason, make_directories
+from asynchopper_backends.disk import make_directories
+from asynchopper_backends.file import FileStorage, last_reason
 
 T = TypeVar("T")
 
