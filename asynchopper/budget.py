@@ -88,7 +88,9 @@ class Budget:
         if self.seconds is not None:
             base = state.run.base_elapsed if state.run else 0.0
             return min(max((elapsed - base) / self.seconds, 0.0), 1.0)
-        out = state.spent_steps + len(state.pending)
+        out = len(state.table.ids) + len(state.pending)  # as `spent_steps` has it, at each proposal
+        if state.run is not None:
+            out -= state.run.base_steps
         if self.steps is not None:
             return out / self.steps if out < self.steps else 1.0
         return out / (out + _ENDLESS_SCALE)

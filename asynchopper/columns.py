@@ -49,6 +49,10 @@ class Partial:
         """Appends what is already in this form."""
         self._numbers.frombytes(numbers)
 
+    def numbers(self, start: int, end: int) -> array[Any]:
+        """Some of them in this form."""
+        return self._numbers[start:end]
+
     def _said(self, x: Any) -> Any:
         return None if x != x or x == self._hole else x
 
@@ -139,6 +143,24 @@ class Notes(Mapping[int, Json]):
             self._moves.frombytes(notes.moves.tobytes())
             self._steps.frombytes(notes.steps.tobytes())
             self._parents.frombytes(notes.parents.tobytes())
+
+    @property
+    def common(self) -> bool:
+        """Whether all of them are of the common form."""
+        return not self._other
+
+    def other(self, start: int, end: int) -> dict[int, Json]:
+        """Those of another form."""
+        return {row: note for row, note in self._other.items() if start <= row < end}
+
+    def part(self, start: int, end: int) -> NoteColumns:
+        """Those of the common form."""
+        notes = NoteColumns.nothing(end - start)
+        n = max(0, min(end, len(self._moves)) - start)
+        notes.moves[:n] = self._moves[start:end]
+        notes.steps[:n] = self._steps[start:end]
+        notes.parents[:n] = self._parents[start:end]
+        return notes
 
     def truncate(self, n: int) -> None:
         """Forgets the rows from `n` on."""

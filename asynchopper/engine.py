@@ -15,20 +15,21 @@ import math
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from asynchopper.callbacks import Watchers
-from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout, UsageError
+from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
+from asynchopper.policy import Policy
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 
 _log = logging.getLogger("asynchopper")
 
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
 _BARE = 16  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
+_TOGETHER_S = 0.001  # for so long at most, evaluations that never wait follow each other before the loop has its turn
 _LARGE = 20_000  # numbers a candidate; from here on candidates are chosen off the loop
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
 
@@ -41,34 +42,6 @@ class Phase(enum.Enum):
     RUNNING = "running"
     DRAINING = "draining"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How evaluations are run: how many at once, how long, and what an error does."""
-
-    concurrency: int
-    timeout_s: float | None
-    grace_s: float
-    raises: bool
-    ignore_nans: bool
-
-    @classmethod
-    def of(cls, *, concurrency: int, timeout: float | None, grace: float, on_error: str, ignore_nans: bool) -> Policy:
-        """Checks the words of `run`; raises `UsageError`."""
-        if isinstance(concurrency, bool) or not hasattr(concurrency, "__index__") or concurrency < 1:
-            raise UsageError(f"concurrency={concurrency!r}: must be a positive integer")
-        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
-            raise UsageError(f"timeout={timeout!r}: must be a positive number of seconds")
-        if not (_is_number(grace) and 0 <= grace < math.inf):
-            raise UsageError(f"grace={grace!r}: must be seconds, 0 or more")
-        if on_error not in ("raise", "record"):
-            raise UsageError(f"on_error={on_error!r}: must be 'raise' or 'record'")
-        return cls(int(concurrency), timeout, float(grace), on_error == "raise", ignore_nans)
-
-
-def _is_number(x: object) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 class Engine:
@@ -92,15 +65,24 @@ class Engine:
         self._waiter: asyncio.Future[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._event_loop = asyncio.get_running_loop()
+        self._plain_tasks = self._event_loop.get_task_factory() is None
         self._context = contextvars.copy_context()  # every evaluation has its own copy of what the caller had
         self._watched = watchers.wanted or ledger.pruner is not None
         self._bare, self._at_once = False, _BATCH
+        self._together = 0  # how many evaluations the present task may have yet, in this turn of the loop
+        self._turned = 0.0  # when that task began
+        self.hurried = False
+        """Whether somebody has asked for a stop, which the loop will say at its next turn."""
         self._aloft: list[_Asked] | None = None
         """What was asked by a round that the consumer has not seen, and is being made durable."""
         self._failed: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"Engine({self.phase.value}, {len(self._running)} running, {len(self._arrived)} arrived)"
+
+    @property
+    def _cancelled(self) -> bool:
+        return self.phase is Phase.CANCELLED
 
     @property
     def running(self) -> int:
@@ -254,33 +236,51 @@ class Engine:
         for told in news:
             self.watchers.told(told)
 
-    def _go_on(self) -> bool:
-        """Where nothing else runs: the next round, at once, in the task that has ended.
+    def _go_on(self, here: bool) -> RunningTrial | None:
+        """Where nothing else runs: the next round, at once, in the task that has ended. It spares the consumer's task, which
+        is half of what such a round costs.
 
-        It spares the consumer's task, which is half of what such a round costs. `False` where the consumer has to look.
+        Where it may go on `here`, the next trial is given back, and needs no task of its own either.
         """
-        waiter = self._waiter
-        if len(self._running) != 1 or waiter is None or waiter.done() or self._failed is not None:
-            return False
-        ledger = self.ledger
-        stored = not self._bare
-        if self.phase is not Phase.RUNNING or (stored and not (self.concurrency == 1 and ledger.journal.prompt)):
-            return False
-        if ledger.thinks():
-            return False
+        waiter, bare, ledger = self._waiter, self._bare, self.ledger
+        if (
+            len(self._running) != 1
+            or waiter is None
+            or waiter.done()
+            or self._failed is not None
+            or self.phase is not Phase.RUNNING
+            or not (bare or (self.concurrency == 1 and ledger.journal.prompt))
+            or ledger.thinks()
+        ):
+            self._wake()
+            return None
         asked: list[_Asked] = []
+        new: RunningTrial | None = None
         try:
             self._drain(asked, True)
-            if stored:
+            if not bare:
                 self._aloft = asked
                 ledger.journal.commit_soon(self._land)
-                return True
-            ledger.journal.settle_at_once()
+                return None
+            if here and self._together and len(asked) == 1 and asked[0][1] is None and self._in_time(asked[0][0]):
+                new = asked.pop()[0]
+                task = asyncio.current_task()
+                assert task is not None
+                self._running[new.id] = (new, task)
+                self._together -= 1
             self._proceed(asked)
         except BaseException as e:
             self._failed = e
-            return False
-        return len(self._running) == self.concurrency and not self._arrived
+        if not self._goes_on():
+            self._wake()
+        return None if self._failed is not None or self._cancelled else new
+
+    def _in_time(self, new: RunningTrial) -> bool:
+        return new.started - self._turned < _TOGETHER_S and not self.hurried
+
+    def _turn(self) -> None:
+        """The loop has had its turn: whatever waited for it goes on in a task of its own."""
+        self._together = 0
 
     def _land(self) -> None:
         """What `_go_on` began is durable, or has failed."""
@@ -290,8 +290,12 @@ class Engine:
             self._proceed(asked or [])
         except BaseException as e:
             self._failed = e
-        if self._failed is not None or self._arrived or len(self._running) < self.concurrency:
+        if not self._goes_on():
             self._wake()
+
+    def _goes_on(self) -> bool:
+        """Whether there is nothing for the consumer to look at."""
+        return self._failed is None and not self._arrived and len(self._running) >= self.concurrency
 
     async def _ask_slowly(self) -> tuple[RunningTrial, Outcome | None] | None:
         ledger = self.ledger
@@ -346,29 +350,41 @@ class Engine:
             self._running[trial.id] = (trial, _NO_TASK)
             self._arrived.append((trial, known))
         else:
-            task = self._event_loop.create_task(self._evaluate(trial), context=self._context.copy())
+            loop, context = self._event_loop, self._context.copy()
+            if self._plain_tasks:
+                task = asyncio.Task(self._evaluate(trial), loop=loop, context=context)
+            else:
+                task = loop.create_task(self._evaluate(trial), context=context)
             self._running[trial.id] = (trial, task)
 
     async def _evaluate(self, trial: RunningTrial) -> None:
-        evaluation = self.evaluation
-        outcome: Outcome
-        trial._begun = True
-        try:
-            if evaluation.executor is not None:
-                await evaluation.executor.ready(evaluation, trial)
-                trial.started = time.monotonic()
-            if self.timeout_s is not None:
-                outcome = await self._evaluate_timed(trial, self.timeout_s)
-            elif evaluation.plain:
-                _current.set(trial)
-                outcome = Completed(to_number(await evaluation.objective(trial.params)))
-            else:
-                outcome = Completed(await evaluation(trial))
-        except BaseException as raised:
-            outcome = self._outcome_of(trial, raised)
-        self._arrived.append((trial, outcome))
-        if not self._go_on():
-            self._wake()
+        evaluation, task = self.evaluation, asyncio.current_task()
+        assert task is not None
+        if self._bare and self.concurrency == 1 and evaluation.plain and not self._watched:
+            self._together, self._turned = _BARE - 1, trial.started
+            self._event_loop.call_soon(self._turn)
+        new: RunningTrial | None = trial
+        while new is not None:
+            trial, here = new, False
+            trial._begun = True
+            outcome: Outcome
+            try:
+                if evaluation.executor is not None:
+                    await evaluation.executor.ready(evaluation, trial)
+                    trial.started = time.monotonic()
+                if self.timeout_s is not None:
+                    outcome = await self._evaluate_timed(trial, self.timeout_s)
+                elif evaluation.plain:
+                    _current.set(trial)
+                    context = contextvars.copy_context()
+                    outcome = Completed(to_number(await evaluation.objective(trial.params)))
+                    here = contextvars.copy_context() == context and not task.cancelling()
+                else:
+                    outcome = Completed(await evaluation(trial))
+            except BaseException as raised:
+                outcome = self._outcome_of(trial, raised)
+            self._arrived.append((trial, outcome))
+            new = self._go_on(here)
 
     async def _evaluate_timed(self, trial: RunningTrial, timeout_s: float) -> Outcome:
         scope = asyncio.timeout(timeout_s)

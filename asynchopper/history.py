@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
+T = TypeVar("T")
+
 CODES = {state: i for i, state in enumerate(STATES)}
 COMPLETED, PRUNED, NAN, FAILED = (CODES[s] for s in ("completed", "pruned", "nan", "failed"))
+ORIGINS = 2**15
+"""As many as a column can tell apart."""
 
 
 class Rows(NamedTuple):
@@ -32,7 +36,8 @@ class Rows(NamedTuple):
     values: Column
     seconds: Column
     elapsed: Column
-    columns: Sequence[Column]
+    columns: Sequence[Column | list[Any]]
+    """Lists where no type holds the values."""
     notes: NoteColumns
     estimates: dict[int, tuple[float, ...]]
     """By place among these rows, as are costs and errors."""
@@ -108,21 +113,45 @@ class Table:
         start = len(self.ids)
         for i, new in enumerate(rows.columns):
             column = self.columns[i]
-            if isinstance(column, list):
+            if isinstance(new, list):
+                self.columns[i] = [*column, *new]
+            elif isinstance(column, list):
                 column.extend(listed(new))
             else:
-                column.frombytes(new.tobytes())
-        self.ids.frombytes(rows.ids.tobytes())
-        self.attempts.frombytes(rows.attempts.tobytes())
-        self.states.frombytes(rows.states.tobytes())
-        self.origins.frombytes(rows.origins.tobytes())
-        self.values.frombytes(rows.values.tobytes())
-        self.seconds.frombytes(rows.seconds.tobytes())
-        self.elapsed.frombytes(rows.elapsed.tobytes())
+                column.frombytes(_bytes(new))
+        self.ids.frombytes(_bytes(rows.ids))
+        self.attempts.frombytes(_bytes(rows.attempts))
+        self.states.frombytes(_bytes(rows.states))
+        self.origins.frombytes(_bytes(rows.origins))
+        self.values.frombytes(_bytes(rows.values))
+        self.seconds.frombytes(_bytes(rows.seconds))
+        self.elapsed.frombytes(_bytes(rows.elapsed))
         self.notes.extend(start, rows.notes)
         self.estimates |= {start + i: x for i, x in rows.estimates.items()}
         self.costs |= {start + i: x for i, x in rows.costs.items()}
         self.errors |= {start + i: x for i, x in rows.errors.items()}
+
+    @property
+    def plain(self) -> bool:
+        """Whether all that it holds is in columns of numbers."""
+        return not self.foreign and self.notes.common and not any(isinstance(c, list) for c in self.columns)
+
+    def part(self, start: int, end: int) -> Rows:
+        """A copy of some rows. Slices are taken as a whole, also beside another thread that appends."""
+        return Rows(
+            np.frombuffer(self.ids[start:end], np.int64),
+            np.frombuffer(self.attempts[start:end], np.int32),
+            np.frombuffer(self.states[start:end], np.int8),
+            np.frombuffer(self.origins[start:end], np.int16),
+            np.frombuffer(self.values[start:end]),
+            np.frombuffer(self.seconds[start:end]),
+            np.frombuffer(self.elapsed[start:end]),
+            [_part(column, start, end) for column in self.columns],
+            self.notes.part(start, end),
+            _placed(self.estimates, start, end),
+            _placed(self.costs, start, end),
+            _placed(self.errors, start, end),
+        )
 
     def _widen(self, row: int, values: Values) -> None:
         """Makes lists of the columns whose type cannot hold these values."""
@@ -189,6 +218,23 @@ def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[
         else:  # inside of something that is no dict any more
             params[path] = value
     return params
+
+
+def _bytes(column: Column) -> memoryview:
+    return np.ascontiguousarray(column).view(np.uint8).data
+
+
+def _part(column: Any, start: int, end: int) -> Column | list[Any]:
+    if isinstance(column, list):
+        return column[start:end]
+    numbers = column.numbers(start, end) if isinstance(column, Partial) else column[start:end]
+    return np.frombuffer(numbers, np.dtype(numbers.typecode))
+
+
+def _placed(sparse: Mapping[int, T], start: int, end: int) -> dict[int, T]:
+    if len(sparse) > end - start:
+        return {row - start: sparse[row] for row in range(start, end) if row in sparse}
+    return {row - start: x for row, x in list(sparse.items()) if start <= row < end}
 
 
 def _column(leaf: Leaf) -> Any:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError
 from asynchopper.records import decode, encode
 from asynchopper.state import Asked, Fact, Header, Mark, State
 from asynchopper.storage import Entry, Lines, PromptStorage, Storage
+from asynchopper.storage import aside as aside  # whoever has a journal has this
 
 if TYPE_CHECKING:
     from asynchopper.objective import RunningTrial
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
 _APPEND = PromptStorage.append
 _FEW = 32  # records; so many are not worth a look whether they can be folded in bulk
-
-
-T = TypeVar("T")
 
 
 class Head(NamedTuple):
@@ -52,7 +49,7 @@ class Journal:
 
     def __init__(self, state: State, storage: Storage | None) -> None:
         self.state, self.storage = state, storage
-        self.head = Head(state.told, state.best_row)
+        self._head = Head(state.told, state.best_row)
         self.still = asyncio.Lock()
         """Held while another thread reads the state."""
         self.commits = 0
@@ -66,6 +63,11 @@ class Journal:
         self._broken: AsynchopperError | None = None
         state.keep_undo(storage is not None)
         self._durable = state.mark()
+
+    @property
+    def head(self) -> Head:
+        """What counts. Where nothing is written, that is all there is."""
+        return self._head if self.storage is not None else Head(len(self.state.table.ids), self.state.best_row)
 
     @property
     def broken(self) -> bool:
@@ -106,7 +108,6 @@ class Journal:
         the write goes on by itself.
         """
         if self.storage is None:
-            self.settle_at_once()
             return
         batch = self._batch
         if not batch.facts:
@@ -119,10 +120,6 @@ class Journal:
                 await self._next_end()
         if batch.error is not None:
             raise batch.error
-
-    def settle_at_once(self) -> None:
-        """What `commit` comes to where nothing is written."""
-        self.head = Head(len(self.state.table.ids), self.state.best_row)
 
     def commit_soon(self, then: Callable[[], object]) -> None:
         """As `commit`, without a task that waits, where the journal is `prompt`: `then` is called when everything staged is
@@ -184,7 +181,7 @@ class Journal:
         else:
             self.state.forget_undo(upto.undo)
             self._durable = upto._replace(undo=0)
-            self.head = Head(upto.rows, upto.best_row)
+            self._head = Head(upto.rows, upto.best_row)
             self.commits += 1
         self._over(batch)
 
@@ -214,18 +211,6 @@ class Journal:
             raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
 
 
-async def aside(fn: Callable[..., T], *args: Any) -> T:
-    """`fn(*args)` off the loop, in a thread of its own: the loop's pool may be full of an objective's own blocking calls.
-
-    Not one of anyio's: they wait for their loop to stop them, and keep the interpreter from ending when it never runs again.
-    """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-aside")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(pool, fn, *args)
-    finally:
-        pool.shutdown(wait=False)
-
-
 def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task that whoever cancels all tasks, as `asyncio.run` does at its end, does not find: a write is carried through.
 
@@ -236,14 +221,13 @@ def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-async def replay(portions: AsyncIterator[Sequence[Entry]], state: State, location: str) -> None:
-    """Folds a log into a fresh state, off the loop.
+async def replay(storage: Storage, state: State) -> None:
+    """Folds a log that was opened into a fresh state, off the loop.
 
     Raises `CheckpointCorrupted` for a record that no version writes, `CheckpointVersionError` for a newer format.
     """
-    log = Replay(state, location)
-    async for portion in portions:
-        await aside(log.fold, portion)
+    log = Replay(state, storage.location)
+    await storage.scan(log.fold)
     log.end()
 
 

@@ -63,7 +63,8 @@ class Ledger(Host):
             if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
                 return self._again(self.redo.popleft()), None
             self.dry = "steps"
-        return self.offer(self.choose())
+        chosen = self.choose()
+        return None if chosen is None else self.take(chosen)
 
     def may_ask(self) -> bool:
         """Whether it is of any use to choose a candidate now."""

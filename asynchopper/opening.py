@@ -145,7 +145,7 @@ async def opened(opening: Opening, mine: State) -> Journal:
 
 async def _continued(storage: Storage, mine: State) -> Journal:
     stored = State(mine.space, remember=False)
-    await replay(storage.read(), stored, storage.location)
+    await replay(storage, stored)
     if stored.header is None:
         journal = Journal(mine, storage)
         if mine.header is not None:

@@ -16,13 +16,16 @@ import numpy as np
 import orjson
 
 from asynchopper.errors import CheckpointCorrupted, CheckpointVersionError
+from asynchopper.packed import pack, unpack
 from asynchopper.space import Space
-from asynchopper.state import Asked, Ended, Fact, Header, PrunerSaw, Run, Saved, Told
+from asynchopper.state import Asked, Ended, Fact, Finished, Header, PrunerSaw, Run, Saved, Told
 from asynchopper.trial import STATES
 from asynchopper.values import MAX_DEPTH, Json, from_json, spell, to_json, unspell
 
-FORMAT = (1, 0)
+FORMAT = (2, 0)
 """Major and minor version. A newer minor adds kinds and members that older readers may skip."""
+_WITHOUT_TRIALS = (1, 0)
+"""The version of a log in which each trial has records of its own, which any reader can read."""
 
 _ADDED = frozenset({"seq", "left", "crc"})
 _COUNT_LIMIT = 2**31  # of trials, attempts and steps; what a hostile file says beyond it fits no column
@@ -47,10 +50,13 @@ def encode(fact: Fact, space: Space) -> bytes:
     match fact:
         case Saved(id, attempt, data):
             body = {"kind": "saved", "id": id, "attempt": attempt, "data": to_json(data)}
-        case Header(search_id, direction, seed, described):
+        case Finished(table, start, end):
+            body = {"kind": "trials", **pack(table, start, end)}
+        case Header(search_id, direction, seed, described, packed):
+            version = FORMAT if packed else _WITHOUT_TRIALS
             body = {
                 "kind": "header",
-                "format": f"{FORMAT[0]}.{FORMAT[1]}",
+                "format": f"{version[0]}.{version[1]}",
                 "search": search_id,
                 "direction": direction,
                 "seed": to_json(seed),
@@ -171,14 +177,17 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
             unspell(body["elapsed"]),
             None if error is None else _text(error),
         )
+    if kind == "trials":
+        table = unpack(body, space, _generator)
+        return Finished(table, 0, len(table))
     if kind == "saved":
         return Saved(_count(body["id"]), _count(body["attempt"]), from_json(body["data"]))
     if kind == "header":
-        _check_version(body["format"])
+        packed = _major(body["format"]) >= FORMAT[0]
         direction, seed = body["direction"], from_json(body["seed"])
         if direction not in ("maximize", "minimize") or not isinstance(seed, int):
             raise ValueError("a header without a direction or a seed")
-        return Header(_text(body["search"]), direction, seed, dict(_mapping(body["space"])))
+        return Header(_text(body["search"]), direction, seed, dict(_mapping(body["space"])), packed)
     if kind == "run":
         base, described = body["base"], body.get("space")
         return Run(
@@ -202,7 +211,8 @@ def _generator() -> np.random.Generator:
     return np.random.Generator(np.random.Philox(0))
 
 
-def _check_version(said: Json) -> None:
+def _major(said: Json) -> int:
+    """Raises for a version that this one cannot read."""
     major = _text(said).partition(".")[0]
     if not major.isdecimal():
         raise ValueError(f"a header of format {said!r:.40}")
@@ -211,6 +221,7 @@ def _check_version(said: Json) -> None:
             f"the checkpoint has format {said}, and this version of asynchopper reads up to {FORMAT[0]}.x; "
             "upgrade asynchopper to open it"
         )
+    return int(major)
 
 
 def _count(x: Json) -> int:

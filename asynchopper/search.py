@@ -16,7 +16,7 @@ import numpy as np
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks import Watchers
 from asynchopper.callbacks.base import Watcher
-from asynchopper.engine import Engine, Policy, uninterrupted
+from asynchopper.engine import Engine, uninterrupted
 from asynchopper.errors import SpaceError, StorageError, UsageError
 from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
@@ -34,6 +34,8 @@ from asynchopper.opening import (
     opened,
     say_changes,
 )
+from asynchopper.packed import can_pack, rows_each
+from asynchopper.policy import Policy
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
 from asynchopper.records import encode
@@ -322,6 +324,8 @@ class Search:
         """Ends the run as SIGINT would: nothing more is proposed, and what runs gets the grace. From any thread."""
         loop = self._event_loop
         if self._busy and loop is not None:
+            if self._engine is not None:
+                self._engine.hurried = True
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._stop, "stopped")
 
@@ -351,9 +355,8 @@ class Search:
         if self._ledger is not None and pruner in (None, self._ledger.pruner):
             pruner, seen = self._ledger.pruner, self._ledger.observed
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
-        facts = state.facts(saw, seen)
-        first = next(facts)  # taken now, with the trials that are out
-        records = await aside(lambda: [encode(f, self.space) for f in (first, *facts)])
+        facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0)
+        records = await aside(lambda: [encode(f, self.space) for f in facts])
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():
@@ -375,7 +378,7 @@ class Search:
         state = State(self.space, remember=False)
         await storage.open(readonly=True)
         try:
-            await replay(storage.read(), state, storage.location)
+            await replay(storage, state)
         finally:
             await storage.close()
         if state.header is None:

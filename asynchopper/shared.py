@@ -132,7 +132,7 @@ class SharedJournal(Journal):
             else:
                 self.state.forget_undo(upto.undo)
                 self._durable = upto._replace(undo=0)
-            self.head = Head(self._durable.rows, self._durable.best_row)
+            self._head = Head(self._durable.rows, self._durable.best_row)
             self.commits += 1
             self.heard(reply)
         except BaseException as e:

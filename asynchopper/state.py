@@ -13,96 +13,49 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from itertools import pairwise
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from asynchopper.history import COMPLETED, Rows, Table
+from asynchopper.facts import (
+    FINISHED,
+    Asked,
+    Ended,
+    Fact,
+    Finished,
+    Header,
+    PrunerSaw,
+    Run,
+    Saved,
+    Told,
+)
+from asynchopper.history import COMPLETED, ORIGINS, Rows, Table
 from asynchopper.keys import Keys
 from asynchopper.space import Space
 from asynchopper.trial import STATES, Pending, Values
-from asynchopper.trial import State as TrialState
 from asynchopper.values import Json
 
+__all__ = [
+    "FINISHED",
+    "Asked",
+    "Ended",
+    "Fact",
+    "Finished",
+    "Header",
+    "Mark",
+    "PrunerSaw",
+    "Run",
+    "Saved",
+    "State",
+    "Told",
+]
 
-class Header(NamedTuple):
-    """Who the search is. The first fact of every log."""
-
-    search_id: str
-    direction: str
-    seed: int
-    space: dict[str, Json]
-
-
-class Run(NamedTuple):
-    """A run begins. The budget counts from `base_*`: what had been spent when this budget was first given."""
-
-    budget: dict[str, Json]
-    base_steps: int
-    base_elapsed: float
-    base_cost: float
-    space: dict[str, Json] | None
-    """The space, where it differs from the one said before."""
-    started: str
-    host: str
-    pid: int
-
-
-class Asked(NamedTuple):
-    """A candidate is about to be evaluated. `key` is the space's own, where the caller has it already."""
-
-    id: int
-    attempt: int
-    values: Values
-    origin: str
-    note: Json = None
-    foreign: Mapping[str, Any] | None = None
-    key: int | None = None
-
-
-class Saved(NamedTuple):
-    """The objective's own state, for its next attempt."""
-
-    id: int
-    attempt: int
-    data: Json
-
-
-class Told(NamedTuple):
-    """An evaluation ended. `seconds` is its own duration, `elapsed` what the search's runs had taken by then."""
-
-    id: int
-    attempt: int
-    state: TrialState
-    value: float
-    estimates: tuple[float, ...]
-    cost: float
-    seconds: float
-    elapsed: float
-    error: str | None = None
-
-
-class PrunerSaw(NamedTuple):
-    """A pruner's state after all that was told before."""
-
-    name: str
-    data: Json
-
-
-class Ended(NamedTuple):
-    """A run ended, and why."""
-
-    reason: str
-    elapsed: float
-
-
-Fact: TypeAlias = Header | Run | Asked | Saved | Told | PrunerSaw | Ended
+_MANY = 1_000  # trials that are worth being told together
+_SKIPPED = 2**20  # trials that those told together may leave out
 
 _NOTHING: Mapping[str, Any] = {}
-
-FINISHED = frozenset({"steps", "runtime", "cost", "exhausted"})
-"""Reasons after which the next run gets a new budget; after any other it continues the old one."""
 
 
 class Mark(NamedTuple):
@@ -110,6 +63,7 @@ class Mark(NamedTuple):
     undo: int
     best_row: int
     next_id: int
+    skipped: set[int]
     elapsed: float
     cost: float
     initial_asked: bool
@@ -120,6 +74,9 @@ class Mark(NamedTuple):
     described: dict[str, Json] | None
     pruner: PrunerSaw | None
     pruner_row: int
+
+
+_kept = attrgetter(*Mark._fields[2:])
 
 
 class State:
@@ -138,6 +95,8 @@ class State:
         self.trial_of: dict[int, int] | None = None
         """The trial of each of these, where somebody wants to know that, too."""
         self.next_id = 0
+        self.skipped: set[int] = set()
+        """Ids before it that a record of many trials has left out, and that are yet to be asked."""
         self.best_row = -1
         self.sign = 1.0
         self.elapsed = 0.0
@@ -163,6 +122,8 @@ class State:
             self._told(fact)
             return self
         match fact:
+            case Finished():
+                self._finished(fact)
             case Saved():
                 self._saved(fact)
             case Header():
@@ -186,7 +147,9 @@ class State:
         else:
             before = self.pending.get(id)
             if before is None:
-                return  # finished already
+                if id not in self.skipped:
+                    return  # finished already
+                self.skipped.discard(id)
         new = Pending(id, attempt, values, origin, note, None if before is None else before.saved, foreign or _NOTHING)
         self.pending[id] = new
         if origin == "initial":
@@ -240,6 +203,44 @@ class State:
         if self._undo is not None:
             self._undo.append((asked, None, None))
 
+    def _finished(self, fact: Finished) -> None:
+        """Raises `OverflowError` for trials that are told or out already, and for more than a state can hold."""
+        other, start, end = fact
+        if not start < end:
+            return
+        rows, at = other.part(start, end), len(self.table)
+        ids = np.sort(rows.ids)
+        late, new = ids[ids < self.next_id].tolist(), ids[ids >= self.next_id]
+        if not self.skipped.issuperset(late) or (np.diff(ids) == 0).any():
+            raise OverflowError("a trial that has been told or asked before is told among others")
+        next_id = max(self.next_id, int(ids[-1]) + 1)
+        if next_id - self.next_id - len(new) + len(self.skipped) > _SKIPPED:
+            raise OverflowError(f"more than {_SKIPPED} trials are left out")
+        names, origins = other.origin_names, self.table.origin_names
+        if len(names) + len(origins) > ORIGINS:
+            raise OverflowError("more origins than any search has")
+        numbers = np.zeros(len(names), np.int16)
+        for place in dict.fromkeys(rows.origins.tolist()):
+            numbers[place] = self.table.origin(names[place])
+        if self._undo is not None:
+            self.skipped = set(self.skipped)  # the one before is the mark's
+        self.skipped.difference_update(late)
+        self.skipped.update(np.setdiff1d(np.arange(self.next_id, next_id), new, assume_unique=True).tolist())
+        self.asked_all(next_id - 1, "initial" in {names[place] for place in set(rows.origins.tolist())})
+        self.told_all(rows._replace(origins=numbers[rows.origins]))
+        for row, note in other.notes.other(start, end).items():
+            self.table.notes[at + row - start] = note
+        for row in range(start, end) if other.foreign else ():
+            if row in other.foreign:
+                self.table.foreign[at + row - start] = other.foreign[row]
+        for row in range(at, len(self.table)) if self.seen is not None else ():
+            key = None if row in self.table.foreign else self.space.key(self.table.row(row))
+            if key is not None and self.seen is not None and self.seen.insert(key):
+                if self.trial_of is not None:
+                    self.trial_of[key] = self.table.ids[row]
+                if self._undo is not None:
+                    self._undo.append((None, None, key))
+
     def asked_all(self, last: int, initial: bool) -> None:
         """Counts trials that somebody else keeps while they are out: the last one's id, and whether one was the first guess."""
         self.next_id = max(self.next_id, last + 1)
@@ -263,22 +264,7 @@ class State:
 
     def mark(self) -> Mark:
         """Where `rollback` can return to. Only the latest mark and those taken after `keep_undo` count."""
-        return Mark(
-            len(self.table.ids),
-            len(self._undo) if self._undo is not None else 0,
-            self.best_row,
-            self.next_id,
-            self.elapsed,
-            self.cost,
-            self.initial_asked,
-            self.sign,
-            self.header,
-            self.run,
-            self.reason,
-            self.described,
-            self.pruner,
-            self.pruner_row,
-        )
+        return Mark(len(self.table.ids), len(self._undo) if self._undo is not None else 0, *_kept(self))
 
     def keep_undo(self, keep: bool) -> None:
         """Whether to remember how to take facts back; without it `rollback` is not possible."""
@@ -297,6 +283,7 @@ class State:
             steps,
             self.best_row,
             self.next_id,
+            self.skipped,
             self.elapsed,
             self.cost,
             self.initial_asked,
@@ -311,16 +298,20 @@ class State:
         if rows < len(self.table.ids):
             self.rewound += 1
             self.table.truncate(rows)
+        again = set()
         while len(undo) > steps:
             before, asked_id, key = undo.pop()
             if asked_id is not None:
                 del self.pending[asked_id]
+                if before is None and asked_id < self.next_id:
+                    again.add(asked_id)
             if before is not None:
                 self.pending[before.id] = before
             if key is not None and self.seen is not None:
                 self.seen.discard(key)
                 if self.trial_of is not None:
                     self.trial_of.pop(key, None)
+        self.skipped |= again
 
     # -- what it says
 
@@ -372,19 +363,51 @@ class State:
             ids = [*(table.ids[row] for row in rows), *(p.id for p in out)]
             self.trial_of = dict(zip(reversed(keys.tolist()), reversed(ids), strict=True))  # the first one's counts
 
-    def facts(self, saw: PrunerSaw | None = None, seen: int = 0) -> Iterator[Fact]:
+    def facts(self, saw: PrunerSaw | None = None, seen: int = 0, each: int = 0) -> Iterator[Fact]:
         """A log that folds to this state: what `save` writes. What is out is taken now, the rows as they are read.
 
-        `saw` is the state of a pruner that has seen the first `seen` of the finished trials.
+        `saw` is the state of a pruner that has seen the first `seen` of the finished trials. Where so many trials have
+        finished that it is worth it, they are told `each` at a time.
         """
         if saw is None and self.pruner is not None:
             saw, seen = self.pruner, self.pruner_row
-        return self._facts(len(self.table), list(self.pending.values()), saw, seen)
+        return self._facts(len(self.table), list(self.pending.values()), saw, seen, each)
 
-    def _facts(self, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int) -> Iterator[Fact]:
-        if self.header is None:
+    def _facts(self, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int, each: int) -> Iterator[Fact]:
+        header = self.header
+        if header is None:
             return
-        yield self.header
+        packed = bool(each) and rows >= _MANY and self._left_out(rows) <= _SKIPPED
+        yield header._replace(packed=packed)
+        if packed:
+            yield from self._finished_trials(rows, saw, seen, each)
+            for p in sorted(pending, key=attrgetter("id")):
+                yield self._asked_as(p)
+        else:
+            yield from self._trials(rows, pending, saw, seen)
+        if self.run is not None:
+            yield self.run._replace(space=self.described if self.described != header.space else None)
+        for asked in pending:
+            if asked.saved is not None:
+                yield Saved(asked.id, asked.attempt, asked.saved)
+        if saw is not None and seen >= rows:
+            yield saw
+        if self.reason is not None:
+            yield Ended(self.reason, self.elapsed)
+
+    def _left_out(self, rows: int) -> int:
+        """How many trials were at any time asked, and told later than those after them."""
+        ids = np.frombuffer(self.table.ids[:rows], np.int64)
+        return int((np.maximum.accumulate(ids) - np.arange(rows)).max())
+
+    def _finished_trials(self, rows: int, saw: PrunerSaw | None, seen: int, each: int) -> Iterator[Fact]:
+        cuts = {*range(0, rows, each), rows, *([seen] if saw is not None and seen < rows else [])}
+        for start, end in pairwise(sorted(cuts)):
+            if saw is not None and start == seen:
+                yield saw
+            yield Finished(self.table, start, end)
+
+    def _trials(self, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int) -> Iterator[Fact]:
         t = self.table
         unasked: list[tuple[int, int | Pending]] = [(t.ids[row], row) for row in range(rows)]
         unasked += [(p.id, p) for p in pending]
@@ -408,15 +431,6 @@ class State:
             )
         while unasked:
             yield self._asked_as(unasked.pop()[1])
-        if self.run is not None:
-            yield self.run._replace(space=self.described if self.described != self.header.space else None)
-        for asked in pending:
-            if asked.saved is not None:
-                yield Saved(asked.id, asked.attempt, asked.saved)
-        if saw is not None and seen >= rows:
-            yield saw
-        if self.reason is not None:
-            yield Ended(self.reason, self.elapsed)
 
     def _asked_as(self, trial: int | Pending) -> Asked:
         """The fact by which a trial was last asked; of a finished one by its row."""

@@ -11,16 +11,18 @@ import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from os import PathLike, fspath
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar, overload
 
 from asynchopper.columns import Column
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 
 Resume: TypeAlias = Literal["auto", "never", "must"]
 Location: TypeAlias = "str | PathLike[str]"
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -111,6 +113,14 @@ class Storage(ABC):
         logged. Raises `CheckpointCorrupted` when a record that had been acknowledged is damaged or gone; the
         log is left as it is.
         """
+
+    async def scan(self, take: Callable[[Sequence[Entry]], None]) -> None:
+        """Hands each portion that `read` gives to `take`, off the event loop. Raises what either raises.
+
+        A backend that reads in a thread of its own can call `take` there, which saves a change of threads a portion.
+        """
+        async for portion in self.read():
+            await aside(take, portion)
 
     @abstractmethod
     async def append(self, records: Sequence[bytes]) -> None:
@@ -347,6 +357,18 @@ class MemoryStorage(Storage):
 
     def describe(self) -> str:
         return f"{self.location} (kept in this process only)"
+
+
+async def aside(fn: Callable[..., T], *args: Any) -> T:
+    """`fn(*args)` off the loop, in a thread of its own: the loop's pool may be full of an objective's own blocking calls.
+
+    Not one of anyio's: they wait for their loop to stop them, and keep the interpreter from ending when it never runs again.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-aside")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, fn, *args)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def check_presence(exists: bool, location: str, resume: Resume, overwrite: bool, readonly: bool) -> None:

@@ -10,7 +10,7 @@ from asynchopper.history import COMPLETED, FAILED, NAN, PRUNED
 from asynchopper.records import bare, decode
 from asynchopper.space import Space
 from asynchopper.space.words import float_
-from asynchopper.state import Fact, Header, Run, State, Told
+from asynchopper.state import Fact, Finished, Header, Run, State, Told
 from asynchopper.storage import Entry, Location, Lost, open_storage
 
 _NOBODY = (
@@ -162,6 +162,8 @@ def _fold(report: Report, entries: Sequence[Entry]) -> None:
                 continue
             if isinstance(fact, Told):
                 finished.add(fact.id)
+            elif isinstance(fact, Finished):
+                finished.update(fact.table.ids)
         report.whole.append(record)
         report.size += len(data) + 1
 

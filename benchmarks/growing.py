@@ -42,11 +42,15 @@ def measure(rounds: int, quick: bool = False) -> list[Row]:
 
 def cases() -> dict[str, dict[str, Any]]:
     """What a search is made with, by name."""
+    floats = ah.Search(
+        {name: ah.float(0, 1) for name in "abcde"}
+    )  # where nothing is drawn twice, however much there is
     few = ah.Search({"a": ah.int(1, 8), "b": ah.choice("x", "y", "z"), "c": ah.int(1, 20)})
     return {
         "random": {"sampler": RandomSampler},
         "seeding": {"sampler": TwoStageSampler, "seeding_ratio": 1.0},
         "local": {"sampler": TwoStageSampler, "seeding_steps": 0},
+        "local, floats only": {"sampler": TwoStageSampler, "seeding_steps": 0, "search": floats},
         "default": {"sampler": PortfolioSampler},
         "default, by the block": {"sampler": PortfolioSampler, "few": 5_000},
         "default, duplicates reused": {"sampler": PortfolioSampler, "duplicates": "reuse"},

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from asynchopper.callbacks import Watchers
-from asynchopper.engine import Engine, Policy
+from asynchopper.engine import Engine
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial
+from asynchopper.policy import Policy
 from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
 from asynchopper.samplers.base import View
 from asynchopper.state import Asked, State, Told

@@ -27,6 +27,7 @@ from benchmarks.tuners import (
     optuna_value,
     our_search,
     ours,
+    pyhopper_holding,
     pyhopper_run,
     pyhopper_search,
 )
@@ -48,30 +49,37 @@ def measure(rounds: int, quick: bool = False) -> list[Row]:
 
 
 def loading(folder: Path, rounds: int, n: int) -> list[Row]:
-    path, other = folder / "long.ckpt", folder / "pyhopper.ckpt"
-    in_loop(ours(n, 1000, checkpoint_path=path))
+    """PyHopper's saved file, beside our saved file, and beside the log that a run has left."""
+    path, saved, other = folder / "long.ckpt", folder / "saved.ckpt", folder / "pyhopper.ckpt"
+    in_loop(in_loop(ours(n, 1000, checkpoint_path=path)).save(saved))
     loads: dict[str, Callable[[], Any]] = {
-        "ours": lambda: _loaded(path, n),
+        "saved": lambda: _loaded(saved, n),
+        "a run's log": lambda: _loaded(path, n),
         "a file's lines, orjson into dicts": lambda: _dicts(path),
     }
     if installed("uvloop"):
-        loads["uvloop"] = lambda: _loaded(path, n, uvloop=True)
+        loads["saved, uvloop"] = lambda: _loaded(saved, n, uvloop=True)
+        loads["a run's log, uvloop"] = lambda: _loaded(path, n, uvloop=True)
     if installed("pyhopper"):
-        pyhopper_run(n).save(str(other))
-        loads["PyHopper"] = lambda: _pyhopper_loaded(other)
+        pyhopper_holding(n).save(str(other))
+        loads["PyHopper"] = lambda: _pyhopper_loaded(other, n)
     got = take_turns({name: lambda load=load: _ms(load) for name, load in loads.items()}, rounds)
-    aims = {"PyHopper": 1.0}
-    theirs = [name for name in loads if name not in ("ours", "uvloop")]
-    what = f"load {n:,} results"
-    rows = [
-        row(f"{what}: time", got["ours"], name, got[name], "ms", at_most=aims.get(name), uvloop=got.get("uvloop"))
-        for name in sorted(theirs, reverse=True)
-    ]
-    if "PyHopper" in loads:
-        peak, held = _memory(loads["ours"])
-        their_peak, their_held = _memory(loads["PyHopper"])
-        rows.append(row(f"{what}: most memory meanwhile", [peak], "PyHopper", [their_peak], "MiB", at_most=0.25))
-        rows.append(row(f"{what}: memory held afterwards", [held], "PyHopper", [their_held], "MiB", at_most=0.25))
+    what, rows, own = f"load {n:,} results", [], ("saved", "a run's log")
+    memory = {name: _memory(loads[name]) for name in (*own, "PyHopper") if name in loads}
+    for name in own:
+        for theirs, aim in (("PyHopper", 1.0), ("a file's lines, orjson into dicts", None)):
+            if theirs in loads:
+                beside = got.get(f"{name}, uvloop")
+                rows.append(
+                    row(f"{what}, {name}: time", got[name], theirs, got[theirs], "ms", at_most=aim, uvloop=beside)
+                )
+        if "PyHopper" in memory:
+            for kind, mine, its in zip(
+                ("most memory meanwhile", "memory held afterwards"), memory[name], memory["PyHopper"], strict=True
+            ):
+                rows.append(row(f"{what}, {name}: {kind}", [mine], "PyHopper", [its], "MiB", at_most=0.25))
+    size = saved.stat().st_size / n, path.stat().st_size / n
+    rows.append(row("bytes of a saved file, a result", [size[0]], "a run's log", [size[1]], "B"))
     return rows
 
 
@@ -97,9 +105,10 @@ def _dicts(path: Path) -> Any:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def _pyhopper_loaded(path: Path) -> Any:
+def _pyhopper_loaded(path: Path, n: int) -> Any:
     search = pyhopper_search()
     search.load(str(path))
+    assert len(search.history) == n
     return search
 
 

@@ -10,6 +10,7 @@ import zlib
 from array import array
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from asynchopper.records import encode, frame
 from asynchopper.samplers import PortfolioSampler
 from asynchopper.space import Space
 from asynchopper.state import Asked, Fact, State, Told
+from asynchopper.storage import Done
 from benchmarks.parts import Layer, cost, ledger_of
 from benchmarks.tuners import in_loop, our_search, ours
 
@@ -32,8 +34,8 @@ _HEADER = b'{"kind":"header","format":"1.0","search":"0","direction":"maximize",
 class _Nowhere(FileStorage):
     """Takes records, and keeps none."""
 
-    async def append(self, records: Any) -> None:
-        pass
+    def append_soon(self, records: Any, done: Done) -> None:
+        asyncio.get_running_loop().call_soon(done, None)
 
 
 class _Encoded(Journal):
@@ -85,13 +87,15 @@ async def _durable(path: Path, space: Space, facts: list[Fact], rounds: int, rep
     try:
         with ThreadPoolExecutor(1) as pool:
             loop = asyncio.get_running_loop()
-            hop = await waited(lambda: storage._run(_nothing))
+            hop = await waited(lambda: _there_and_back(storage))
             bare_hop = await waited(lambda: loop.run_in_executor(pool, _nothing))
         journal = _Encoded(State(space), _Nowhere(path), records)
 
         def committed() -> Awaitable[None]:
+            over = loop.create_future()
             journal.stage_log(facts)
-            return journal.commit()
+            journal.commit_soon(partial(over.set_result, None))
+            return over
 
         commit = await waited(committed)
         task = await waited(lambda: loop.create_task(_slept()))
@@ -101,7 +105,7 @@ async def _durable(path: Path, space: Space, facts: list[Fact], rounds: int, rep
     writing, syncing, whole, guard = (x / results for x in wall)
     floor = encoded + framed + writing + syncing
     return [
-        Layer("journal: a task that nobody can cancel", commit, task, "a task"),
+        Layer("journal: begin a write, and hear of its end", commit, task, "a task"),
         Layer("encode (processor time)", encoding, encoded, "orjson"),
         Layer("frame: number and checksum (processor time)", framing, framed, "crc32"),
         Layer("to the file's thread and back", hop, bare_hop, "a call in an executor"),
@@ -123,6 +127,14 @@ async def _opened(path: Path) -> FileStorage:
 
 def _nothing() -> None:
     pass
+
+
+def _there_and_back(storage: FileStorage) -> Awaitable[None]:
+    loop, thread = asyncio.get_running_loop(), storage._thread
+    over = loop.create_future()
+    assert thread is not None
+    thread.do(partial(loop.call_soon_threadsafe, over.set_result, None))
+    return over
 
 
 async def _slept() -> None:
@@ -155,8 +167,8 @@ async def _into_files(storage: FileStorage, records: list[bytes], rounds: int) -
 
 def reading(folder: Path, n: int, repeats: int) -> list[Layer]:
     """What a stored result costs when a log is read: its `asked` and its `told`."""
-    path = folder / "long.ckpt"
-    in_loop(ours(n, 1000, checkpoint_path=path))
+    path, saved = folder / "long.ckpt", folder / "saved.ckpt"
+    in_loop(in_loop(ours(n, 1000, checkpoint_path=path)).save(saved))
     space = our_search().space
 
     def took(work: Callable[[], object]) -> float:
@@ -191,6 +203,12 @@ def reading(folder: Path, n: int, repeats: int) -> list[Layer]:
                 "parse, check, and fold, in bulk", took(in_bulk), parse + columns, "orjson into dicts; twelve columns"
             ),
             Layer("(parse, check, and fold, record by record)", took(one_by_one), parse + columns, "the same"),
+            Layer(
+                "(all of it, of a saved file)",
+                took(lambda: in_loop(our_search().load(saved))),
+                took(saved.read_bytes),
+                "read",
+            ),
             Layer(
                 "all of it: load",
                 took(lambda: in_loop(our_search().load(path))),

@@ -87,6 +87,15 @@ def pyhopper_run(trials: int, objective: Any = value, n_jobs: int = 1) -> Any:
     return search
 
 
+def pyhopper_holding(trials: int) -> Any:
+    """A search whose history holds so many trials: it runs on until what it dropped as duplicates is made up for."""
+    search = pyhopper_search()
+    with contextlib.redirect_stdout(io.StringIO()):
+        while missing := trials - len(search.history):
+            search.run(value, "max", steps=missing, quiet=True)
+    return search
+
+
 def optuna_study(sampler: str = "random", storage: Any = None) -> Any:
     import optuna
 

@@ -229,7 +229,7 @@ def other_version(data: bytes, rng: random.Random) -> bytes:
     at = first.index(b',"durable"')
     found = unframe(first[:at] + b"}")
     body = first[: found.size] + b"}"
-    version = rng.choice((b"0.1", b"1.1", b"1.99", b"2.0", b"10.3", b"x", b"", b"1", b"-1.0", b"9" * 30))
+    version = rng.choice((b"0.1", b"1.1", b"1.99", b"2.7", b"3.0", b"10.3", b"x", b"", b"1", b"-1.0", b"9" * 30))
     body = body.replace(b'"format":"1.0"', b'"format":"%b"' % version)
     return frame(body, 0)[:-2] + first[at:] + b"\n" + rest
 
@@ -283,7 +283,7 @@ async def judge(path: Path, data: bytes, expected: list[bytes], owner: bool) -> 
             storage = open_storage(path)
             try:
                 await storage.open()
-                await replay(storage.read(), State(Space(SPACE)), storage.location)
+                await replay(storage, State(Space(SPACE)))
             finally:
                 await storage.close()
         found = await known(path) if not owner or path.stat().st_size else []

@@ -97,7 +97,7 @@ def rewrite_in_place(self: FileStorage, records: Any) -> None:
     """Each commit writes the whole file anew over the old one."""
     before = os.pread(self._fd, 2**26, 0)
     os.ftruncate(self._fd, 0)
-    file_module._write(self._fd, before, 0)
+    file_module.write(self._fd, before, 0)
     append(self, records)
 
 

@@ -47,11 +47,11 @@ async def test_versions_are_named(tmp_path: Path) -> None:
         data = other_version(logs["ended"], random.Random(i))
         version = data.split(b'"format":"')[1].split(b'"')[0].decode()
         words[version] = await judge(path, data, expected, owner=False)
-    for version in ("2.0", "10.3", "9" * 30):
+    for version in ("3.0", "10.3", "9" * 30):
         assert words[version].word == "refused"
         assert f"format {version}" in words[version].detail
         assert "upgrade asynchopper" in words[version].detail
-    for version in ("1.1", "1.99"):
+    for version in ("1.1", "1.99", "2.7"):
         assert words[version].word == "harmless"
     for version in ("x", "", "-1.0"):
         assert words[version].word == "refused"

@@ -6,15 +6,17 @@ import asyncio
 import json
 import os
 import stat
+import threading
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asynchopper as ah
-from asynchopper.storage import Storage, open_storage
+from asynchopper.storage import Entry, Storage, open_storage
 from asynchopper.testing.logs import batch, contents, header, opened, record, written
 from asynchopper.testing.system import WithoutSync
 
@@ -372,3 +374,32 @@ async def test_its_repr_tells_its_state(tmp_path: Path) -> None:
     await storage.append([header(), *batch(0)])
     assert repr(storage) == f"FileStorage('{tmp_path}/run.ckpt', 4 records)"
     await storage.close()
+
+
+async def test_whoever_stops_waiting_for_a_scan_stops_it(tmp_path: Path) -> None:
+    long = [header(), *[record(i, 1000) for i in range(5_000)]]
+    await written(open_storage(tmp_path / "a.ckpt"), long)
+    storage = open_storage(tmp_path / "a.ckpt")
+    await storage.open(readonly=True)
+    try:
+        got: list[bytes] = []
+        await storage.scan(lambda portion: got.extend(entry.data for entry in portion))
+        assert len(got) == len(long)
+        begun, going_on, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+        portions = 0
+
+        def take(portion: Sequence[Entry]) -> None:
+            nonlocal portions
+            portions += 1
+            loop.call_soon_threadsafe(begun.set)
+            assert going_on.wait(10)
+
+        scan = asyncio.ensure_future(storage.scan(take))
+        await asyncio.wait_for(begun.wait(), 10)
+        scan.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scan
+        going_on.set()
+    finally:
+        await storage.close()
+    assert portions == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -71,6 +72,28 @@ def told(**members: Any) -> Lines:
     return log(ASKED, json.dumps(body | members).encode())
 
 
+def trials(n: int, first: int = 0, paths: int = 1) -> bytes:
+    """A record of many trials."""
+
+    def column(dtype: str, size: int) -> dict[str, Any]:
+        return {"$array": [dtype, [n], base64.b64encode(bytes(size * n)).decode()]}
+
+    ids = b"".join((first + i).to_bytes(8, "little") for i in range(n))
+    zeros, floats = column("|i1", 1), column("<f8", 8)
+    body = {
+        "kind": "trials",
+        "id": {"$array": ["<i8", [n], base64.b64encode(ids).decode()]},
+        "attempt": zeros,
+        "state": {"options": ["pruned"], "of": zeros},
+        "origin": {"options": ["seeding"], "of": zeros},
+        "params": {f"x{i}": {"options": ["a"], "of": zeros} for i in range(paths)},
+        "value": floats,
+        "seconds": floats,
+        "elapsed": floats,
+    }
+    return json.dumps(body).encode()
+
+
 def line_of(size: int, end: bytes = b"") -> Lines:
     """One line of a size, in pieces."""
     yield HEADER
@@ -134,6 +157,13 @@ HOSTILE: dict[str, tuple[Callable[[], Lines], str]] = {
         ),
         "CheckpointCorrupted",
     ),
+    "trials told at once": (lambda: log(trials(10), trials(5, 1000)), "15 trials"),
+    "trials told at once, and again": (lambda: log(trials(10), trials(10, 5)), "told or asked before"),
+    "one trial told behind two billion others": (lambda: log(trials(1, 2**31 - 1)), "are left out"),
+    "a trial told at once with an id that none has": (lambda: log(trials(1, 2**31)), "CheckpointCorrupted"),
+    "70,000 trials in a line": (lambda: log(trials(70_000)), "70000 trials in a record"),
+    "70,000 parameters of 60 trials in a line": (lambda: log(trials(60, 0, 70_000)), "60 trials in a record"),
+    "60,000 parameters of 60 trials in a line": (lambda: log(trials(60, 0, 60_000)), "60 trials"),
     "NaN as JSON has it not": (lambda: in_params(b"NaN"), "CheckpointCorrupted"),
     "nan in small letters": (lambda: told(value="nan"), "CheckpointCorrupted"),
     "Infinity with a plus": (lambda: told(value="+Infinity"), "CheckpointCorrupted"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,11 @@ def test_keys_are_a_set(first: list[int], steps: list[tuple[str, int]]) -> None:
     assert keys == known and len(keys) == len(known) and set(keys) == known
 
 
-def test_many_keys_are_a_set() -> None:
+@pytest.mark.parametrize("most", [2**17, 2000, 30])
+def test_many_keys_are_a_set(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when there are so many that they are kept in parts, and in parts of these."""
+    monkeypatch.setattr("asynchopper.keys._MOST", most)
+    monkeypatch.setattr("asynchopper.keys._FEW", min(1024, most))
     rng = np.random.Generator(np.random.Philox(1))
     drawn = rng.integers(-(2**63), 2**63 - 1, 20_000)
     keys = Keys(drawn[:3000])
@@ -36,6 +41,8 @@ def test_many_keys_are_a_set() -> None:
         keys.discard(x)
         assert x not in keys
     assert len(keys) == 19_900 and set(keys) == set(drawn[100:].tolist())
+    alike = Keys(np.arange(5_000))  # which only the last bits tell apart
+    assert len(alike) == 5_000 and 4_999 in alike and 5_000 not in alike and not alike.insert(77)
 
 
 def test_the_keys_of_a_history_are_those_of_its_candidates() -> None:

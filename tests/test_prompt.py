@@ -139,7 +139,7 @@ async def test_a_write_that_fails_ends_the_run_with_what_was_durable(tmp_path: P
 
 async def test_a_callback_that_fails_after_such_a_write_does_not_stop_the_search(tmp_path: Path) -> None:
     class Fails(ah.Callback):
-        def on_trial_end(self, trial: ah.Trial) -> None:
+        def on_trial(self, trial: ah.Trial) -> None:
             raise RuntimeError("no")
 
     search, objective = a_search(), Objective()

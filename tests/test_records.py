@@ -169,9 +169,9 @@ def test_kinds_of_a_newer_minor_version_are_skipped() -> None:
 
 
 def test_a_newer_major_version_is_refused_by_name() -> None:
-    header = orjson.loads(encode(Header("s", "maximize", 1, {}), SPACE)) | {"format": "2.0"}
+    header = orjson.loads(encode(Header("s", "maximize", 1, {}), SPACE)) | {"format": "3.0"}
     with pytest.raises(
-        CheckpointVersionError, match=r"format 2\.0, and this version of asynchopper reads up to 1\.x; upgrade"
+        CheckpointVersionError, match=r"format 3\.0, and this version of asynchopper reads up to 2\.x; upgrade"
     ):
         decode(orjson.dumps(header), SPACE)
 

@@ -30,20 +30,22 @@ class Blocks:
         latent = screen.latent
         params = [latent.space.leaves[i].param for i in latent.scalars]
         self._columns = [None if isinstance(p, Choice) else Array(p, (1,), p.init) for p in params]  # type: ignore[arg-type]  # all others are scalars
-        self._made: tuple[int, float] | None = None
+        self._rows = self._warmth = -1
+        self._size = 0
         self._block: list[Keyed | None] = []
 
     def next(self, view: View) -> Keyed | None:
         """The candidate for the next trial, and its key; `None` where all that are left have been asked before."""
-        memory, id, seen = self.memory, view.state.next_id, view.state.seen
-        size = memory.tuning.granule(memory.rows)
-        warmth = round(view.temperature * 5) / 5  # in steps, so that the block lasts
-        made = memory.rows, warmth
-        if self._made != made:
+        state, rows = view.state, self.memory.rows
+        seen = state.seen
+        warmth = round(5.0 * view.temperature)  # in steps, so that the block lasts
+        if rows != self._rows or warmth != self._warmth:
             assert view.stream is not None
-            self._block = self._make(size, warmth, view.stream(memory.rows))
-            self._made = made
-        place = (id - memory.rows) % size
+            self._size = self.memory.tuning.granule(rows)
+            self._block = self._make(self._size, warmth / 5, view.stream(rows))
+            self._rows, self._warmth = rows, warmth
+        size = self._size
+        place = (state.next_id - rows) % size
         keyed = self._block[place]
         if keyed is not None and (seen is None or keyed[0] not in seen):
             return keyed

@@ -80,7 +80,8 @@ class PortfolioSampler:
 
     def thinks(self, state: State) -> bool:
         """Whether the next proposal may take milliseconds, so that it is better made off the event loop."""
-        return self._thinks(self._recall(state), state)
+        memory = self._recall(state)
+        return not memory.swift and self._thinks(memory, state)
 
     def _thinks(self, memory: Memory, state: State) -> bool:
         if not self._tuning.model or memory.completed < 4 or not memory.patient(state):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -71,7 +71,43 @@ class Typed:
         for path, numbers, values in zip(self._paths, into, zip(*map(msgspec.structs.astuple, params)), strict=True):  # noqa: B905 - a tuple each
             numbers.extend(path.numbers(values))
 
-    def columns(self, read: Sequence[array[Any]]) -> list[Column] | None:
+    def stored(self, columns: Sequence[Any]) -> Iterator[tuple[str, list[Any] | None, Column]]:
+        """What stands at each path: its options where it has some, and a column of numbers, or of places among the options;
+        there are holes, or -1, where nothing is. Takes a column a parameter."""
+        by_path: dict[str, list[Leaf]] = {}
+        for leaf in self._leaves:
+            by_path.setdefault(leaf.path, []).append(leaf)
+        for (name, leaves), path in zip(by_path.items(), self._paths, strict=True):
+            hole = HOLES[path.code]
+            if not isinstance(path, _Options):
+                column = columns[leaves[0].index]
+                for leaf in leaves[1:]:
+                    more = columns[leaf.index]
+                    column = np.where(_holes(column), more, column)
+                yield name, None, column
+                continue
+            column = np.full(len(columns[0]), -1, np.int64)
+            for leaf in leaves:
+                own = columns[leaf.index]
+                there = own != hole
+                column[there] = path.places(leaf.param)[own[there]]
+            yield name, path.options, column
+
+    def taken(self, stored: Mapping[str, tuple[list[Any] | None, Column]], n: int) -> list[Column] | None:
+        """A column a parameter of what `stored` has said, as `columns` does; `None` for what another space has said."""
+        if len(stored) > len(self._paths):
+            return None
+        read: list[Column] = []
+        for name, path in zip(self._place, self._paths, strict=True):
+            column = path.taken(*stored[name]) if name in stored else path.nothing(n)
+            if column is None:
+                return None
+            read.append(column)
+        if not stored.keys() <= self._place.keys():
+            return None
+        return self.columns(read)
+
+    def columns(self, read: Sequence[Any]) -> list[Column] | None:
         """A column a parameter, with holes where its branch was not taken. `None` when a candidate is not of this space."""
         stored = [np.frombuffer(numbers, path.dtype) for numbers, path in zip(read, self._paths, strict=True)]
         rest = {i: ~_holes(stored[i]) for i, path in enumerate(self._paths) if path.partial}
@@ -136,6 +172,15 @@ class _Path(ABC):
     def check(self, param: Any) -> Check:
         """What makes a parameter's own column, or `None` where a value does not belong."""
 
+    def taken(self, options: Sequence[Any] | None, column: Column) -> Column | None:
+        """The numbers of what was stored as `Typed.stored` says; `None` where it does not belong."""
+        if options is not None or column.dtype != self.dtype or (not self.partial and _holes(column).any()):
+            return None
+        return column
+
+    def nothing(self, n: int) -> Column | None:
+        return np.full(n, HOLES[self.code], self.dtype) if self.partial else None
+
 
 class _Floats(_Path):
     json, code = float, "d"
@@ -191,6 +236,7 @@ class _Options(_Path):
         names = [form if self.words else orjson.dumps(form) for form in forms]
         self.json = Literal[tuple(dict.fromkeys(names))] if self.words else msgspec.Raw
         self.number: dict[Any, int] = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        self.options = [name if self.words else orjson.loads(name) for name in self.number]
 
     def numbers(self, values: Sequence[Any]) -> array[Any]:
         number = self.number
@@ -200,6 +246,24 @@ class _Options(_Path):
         if self.partial:
             number = number | {msgspec.UNSET: int(HOLES["q"])}
         return array("q", [number[v] for v in values])
+
+    def places(self, param: Any) -> Column:
+        """The number at this path of each option of a parameter."""
+        forms = [param.encode(i) for i in range(param.n)]
+        return np.array([self.number[form if self.words else orjson.dumps(form)] for form in forms], np.int64)
+
+    def taken(self, options: Sequence[Any] | None, column: Column) -> Column | None:
+        if options is None:
+            return None
+        try:
+            known = [self.number.get(form if self.words else orjson.dumps(form)) for form in options]
+        except TypeError:  # no word, or beyond JSON
+            return None
+        used = np.unique(column)
+        if ((used < 0).any() and not self.partial) or any(known[i] is None for i in used[used >= 0].tolist()):
+            return None
+        numbers = np.array([*[-1 if i is None else i for i in known], HOLES["q"]], np.int64)  # -1 is the last
+        return numbers[column]
 
     def check(self, param: Any) -> Check:
         place = np.full(len(self.number), -1, np.int64)

@@ -17,7 +17,8 @@ import aiofiles.os
 from asynchopper.errors import CheckpointLocked, StorageError, UsageError
 from asynchopper.state import FINISHED
 from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
-from asynchopper_backends.file import FileStorage, last_reason, make_directories
+from asynchopper_backends.disk import make_directories
+from asynchopper_backends.file import FileStorage, last_reason
 
 T = TypeVar("T")
 
@@ -127,6 +128,11 @@ class DirectoryStorage(PromptStorage):
             raise StorageError(f"{self.location} is not open")
         async for portion in self._file.read():
             yield portion
+
+    async def scan(self, take: Callable[[Sequence[Entry]], None]) -> None:
+        if self._file is None:
+            raise StorageError(f"{self.location} is not open")
+        await self._file.scan(take)
 
     async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
         if self._file is None:

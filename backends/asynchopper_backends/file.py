@@ -18,7 +18,6 @@ import re
 import secrets
 import socket
 import stat
-import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
@@ -31,6 +30,7 @@ import aiofiles.os
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 from asynchopper.records import frame
 from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
+from asynchopper_backends.disk import make_directories, sync, sync_directory, write
 from asynchopper_backends.lines import (
     FIELD,
     HEADER,
@@ -119,6 +119,20 @@ class FileStorage(PromptStorage):
         portions = self._scan()
         while portion := await self._run(lambda: next(portions, None)):
             yield portion
+
+    async def scan(self, take: Callable[[Sequence[Entry]], None]) -> None:
+        left = False
+
+        def read() -> None:
+            for portion in self._scan():
+                if left:
+                    return
+                take(portion)
+
+        try:
+            await self._run(read)
+        finally:
+            left = True  # whoever was cancelled does not wait for the rest of a long log
 
     async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
         portions = salvage(self._fd)
@@ -252,7 +266,7 @@ class FileStorage(PromptStorage):
             if size > end.offset:
                 os.ftruncate(self._fd, end.offset)
             os.pwrite(self._fd, holder_field(), end.mark.holder_at)
-            _sync(self._fd)  # what a killed process left in the page cache counts from here on
+            sync(self._fd)  # what a killed process left in the page cache counts from here on
         self._mark, self._end, self._next_seq = end.mark, end.offset, end.seq
         if not self._readonly:
             self._note_durable()
@@ -283,11 +297,11 @@ class FileStorage(PromptStorage):
         try:
             if len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
                 raise StorageError(f"{self.location}: a record has more than {MAX_LINE} bytes")
-            _write(self._fd, data, self._end)
+            write(self._fd, data, self._end)
             if new:
                 self._put_in_place()
             else:
-                _sync(self._fd)
+                sync(self._fd)
             self._check_in_place()
         except (OSError, StorageError) as e:
             self._break(e)
@@ -302,12 +316,12 @@ class FileStorage(PromptStorage):
         mark = self._mark
         assert mark is not None
         with contextlib.suppress(OSError):  # the records are durable without it, and the other field stands
-            _write(self._fd, field(self._next_seq), mark.at + FIELD * mark.slot)
+            write(self._fd, field(self._next_seq), mark.at + FIELD * mark.slot)
             self._mark = Watermark(mark.at, 1 - mark.slot, self._next_seq)
 
     def _put_in_place(self) -> None:
         assert self._temporary is not None
-        _sync(self._fd)
+        sync(self._fd)
         os.rename(self._temporary, self.path)
         self._temporary = None
         sync_directory(self.path.parent)
@@ -346,7 +360,7 @@ class FileStorage(PromptStorage):
         try:
             if self._fd >= 0 and not (self._readonly or self._broken or self._temporary) and self._end > 0:
                 with contextlib.suppress(OSError):  # the records are durable without it
-                    _sync(self._fd)
+                    sync(self._fd)
         finally:
             if self._temporary is not None:
                 with contextlib.suppress(OSError):
@@ -391,47 +405,6 @@ def _is_checkpoint(path: Path, location: str) -> bool:
     if not stat.S_ISREG(info.st_mode):
         raise StorageError(f"{location} is not a regular file; a checkpoint is one, or a directory ending with '/'")
     return info.st_size > 0
-
-
-def make_directories(directory: Path) -> None:
-    """Makes a directory and those above it that are missing, durably."""
-    missing = []
-    while not directory.exists():
-        missing.append(directory)
-        directory = directory.parent
-    for new in reversed(missing):
-        new.mkdir(exist_ok=True)
-        sync_directory(new.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        _log.warning("%s: this file system cannot sync a directory; a power cut may lose a new file's name", directory)
-    finally:
-        os.close(fd)
-
-
-def _sync(fd: int) -> None:
-    """The data, and what of the file's own record is needed to read it."""
-    if sys.platform == "darwin":  # where fsync stops at the drive's cache
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
-    else:
-        os.fdatasync(fd)
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        n = os.pwrite(fd, view, offset)
-        if n == 0:
-            raise OSError(errno.EIO, "nothing could be written")
-        view, offset = view[n:], offset + n
 
 
 def _said(e: OSError) -> str:

@@ -42,6 +42,7 @@ def spaces() -> list[Space]:
         Space(tree),
         Space({"other": ah.float(0, 1)}),
         Space({"x": ah.choice("a", "b"), "own": ah.custom(sample=_draw)}),
+        Space({"x": ah.float(0, 1), "n": ah.int(1, 9), "c": ah.choice({"depth": ah.int(1, 3)}, "plain")}),
     ]
 
 
