@@ -124,7 +124,7 @@ async def test_a_newer_format_is_refused_by_name(server: Server, name: str) -> N
     await storage.close()
     newer = RedisStorage(server.url(name))
     await newer.join()
-    await newer.create([header().replace(b'"1.0"', b'"2.0"'), RUN], None)
+    await newer.create([header().replace(b'"1.0"', b'"9.0"'), RUN], None)
     await newer.close()
     with pytest.raises(CheckpointVersionError):
         await search(server.url(name))
