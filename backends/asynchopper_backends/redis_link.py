@@ -122,7 +122,7 @@ class Link:
 
         `failed` is what became of saying it before.
         """
-        packed = b"".join([self._called(args), *map(hiredis.pack_command, then)])
+        packed = b"".join([self._called(args), *map(_packed, then)])
 
         async def once(wire: Wire, within_s: float) -> list[Any]:
             try:
@@ -130,7 +130,7 @@ class Link:
             except Answer as e:
                 if not e.unknown_script:
                     raise
-            whole = b"".join(map(hiredis.pack_command, (("EVAL", SCRIPT, *self._script, *args), *then)))
+            whole = b"".join(map(_packed, (("EVAL", SCRIPT, *self._script, *args), *then)))
             return await self._asked(wire, whole, 1 + len(then), within_s)
 
         return await self.tried(once, patience_s, within_s, failed)
@@ -153,7 +153,7 @@ class Link:
         """One command's reply, which may take `within_s` seconds more than usual."""
 
         async def once(wire: Wire, within_s: float) -> Any:
-            return (await self._asked(wire, hiredis.pack_command(args), 1, within_s))[0]
+            return (await self._asked(wire, _packed(args), 1, within_s))[0]
 
         return await self.tried(once, patience_s, within_s)
 
@@ -292,9 +292,13 @@ def _try_s(patience_s: float) -> float:
     return min(_LONGEST_TRY_S, max(patience_s / 4, 0.3))
 
 
+def _packed(words: tuple[Any, ...]) -> bytes:
+    return hiredis.pack_command(words)  # type: ignore[no-any-return]  # it is not typed for mypy
+
+
 def _words(words: tuple[Any, ...]) -> bytes:
     """Words as the protocol has them, without how many they are."""
-    packed: bytes = hiredis.pack_command(words)
+    packed = _packed(words)
     return packed[packed.index(b"\n") + 1 :]
 
 
