@@ -90,3 +90,25 @@ async def test_pages_follow_the_size_of_the_records(server: Server, name: str) -
     await halfway.aclose()  # type: ignore[attr-defined]  # a generator
     assert sum([len(portion) async for portion in reader.read()]) == 1522
     await reader.close()
+
+
+async def test_a_reply_is_heeded_when_nobody_reads_the_state(server: Server, name: str) -> None:
+    search = ah.Search({"x": ah.float(0, 1)}, seed=2)
+    async with search.session("maximize", steps=5, checkpoint_path=server.url(name)) as session:
+        trial = await session.ask()
+        assert trial is not None
+        assert session._ledger is not None
+        journal = session._ledger.journal
+        storage = journal.storage
+        assert isinstance(storage, RedisStorage)
+        async with journal.still:  # another thread thinks about what it holds
+            turns = storage.round_trips
+            telling = asyncio.ensure_future(session.tell(trial, 1.0))
+            while storage.round_trips == turns or storage._under_way is not None:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not telling.done()
+            assert journal.head.rows == 0
+        await telling
+        assert journal.head.rows == 1
+    assert search.best == trial.params
