@@ -211,10 +211,9 @@ local function turn()
       return reply(worker, entries, true, verdicts, grants)
     end
   end
-  local verdicts, grants, known = '', '', {}
-  local at = 9
+  local verdicts, grants, known, at = {}, {}, {}, 9
   for i = 1, tonumber(ARGV[8]) do
-    verdicts = verdicts .. hear(worker, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    verdicts[i] = hear(worker, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
     at = at + 4
   end
   local wanted = tonumber(ARGV[at])
@@ -222,13 +221,11 @@ local function turn()
     for _, entry in ipairs(entries) do
       if entry[2][4] then known[entry[2][4]] = true end
     end
-    grants = give(worker, ARGV[at + 1], ARGV[at + 2], known)
-    if wanted > 1 then
-      local all = {grants}
-      for i = 2, wanted do all[i] = give(worker, ARGV[at + 2 * i - 1], ARGV[at + 2 * i], known) end
-      grants = table.concat(all, ',')
-    end
   end
+  for i = 1, wanted do
+    grants[i] = give(worker, ARGV[at + 2 * i - 1], ARGV[at + 2 * i], known)
+  end
+  verdicts, grants = table.concat(verdicts), table.concat(grants, ',')
   call('HSET', ops, worker, turn .. ' ' .. verdicts .. ' ' .. grants)
   store()
   return reply(worker, entries, false, verdicts, grants)
