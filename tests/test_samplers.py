@@ -17,6 +17,7 @@ from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.model import Lengths, Surrogate, squash
 from asynchopper.samplers.quadratic import lowest, quadratic
+from asynchopper.samplers.tuning import QUADRATIC, Tuning
 from asynchopper.space import Space
 from asynchopper.state import Asked, Header, Run, State, Told
 
@@ -395,3 +396,68 @@ def test_no_candidate_comes_twice_where_the_log_does_not_remember_them() -> None
     search.run(sphere, 60)
     out = [tuple(search.ask()[1].values()) for _ in range(32)]
     assert len(set(out)) == 32
+
+
+def two_bowls(params: dict[str, Any]) -> float:
+    """A wide bowl whose bottom is at 0.2, and a narrower one that reaches 0."""
+    x, y = params["x"], params["y"]
+    return float(min(0.2 + 0.05 * ((x - 2) ** 2 + (y - 2) ** 2), 1.5 * ((x + 3) ** 2 + (y + 2.5) ** 2)))
+
+
+PLANE = {"x": ah.float(-5, 5), "y": ah.float(-5, 5)}
+
+
+def test_the_bottom_of_a_smooth_function_of_few_numbers_takes_few_evaluations() -> None:
+    tree = {f"x{i}": ah.float(-5, 5) for i in range(3)}
+    found = [
+        Driven(tree, 250, seed).run(lambda p: sum(math.exp(v) - v - 1 for v in p.values()), 60) for seed in range(3)
+    ]
+    assert max(found) < 1e-11  # from the ninety nearest trials, however far, it is 1e-7 to 1e-9
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_a_search_that_has_reached_a_bottom_looks_for_another_one(slots: int) -> None:
+    found = [Driven(PLANE, 250, seed).run(two_bowls, 250, slots) for seed in range(6)]
+    stayed = [
+        Driven(PLANE, 250, seed, sampler=PortfolioSampler(Tuning(restarts=False))).run(two_bowls, 250, slots)
+        for seed in range(6)
+    ]
+    assert sum(v < 0.1 for v in found) >= 3 > sum(v < 0.1 for v in stayed)
+
+
+def test_what_was_out_when_another_descent_began_does_not_lead_it_back() -> None:
+    search = Driven(PLANE, 250)
+    search.run(lambda p: (p["x"] - 1) ** 2 + (p["y"] - 1) ** 2, 250, 16)
+    memory = search.sampler._recall(search.state)
+    assert memory.since > 0
+    for elite in memory.elites:
+        note = search.state.table.notes.get(elite.row)
+        assert elite.row >= memory.since and (note is None or note[2] >= memory.since)
+        assert max(abs(elite.values[i] - 1) for i in (0, 1)) >= 0.05 * 10  # beside the bottom that is known
+
+
+def test_a_search_that_began_another_descent_goes_on_alike_after_it_was_read_back() -> None:
+    whole = Driven(PLANE, 1000)
+    whole.run(two_bowls, 100, 4)
+    again = Driven(PLANE, 1000)
+    for fact in whole.facts[2:]:
+        back = decode(encode(fact, again.state.space), again.state.space)
+        assert back is not None
+        again.say(back)
+    assert whole.sampler._recall(whole.state).since > 0
+    for _ in range(30):
+        (a, one), (b, two) = whole.ask(), again.ask()
+        assert a == b and repr(one) == repr(two)
+        whole.tell(a, two_bowls(one))
+        again.tell(b, two_bowls(two))
+
+
+def test_noise_keeps_the_quadratic_wide_and_the_search_where_it_is() -> None:
+    rng = np.random.default_rng(3)
+    tree = {f"x{i}": ah.float(-5, 5) for i in range(3)}
+    for noise in (0.0, 5.0):
+        search = Driven(tree, 250)
+        search.run(lambda p, noise=noise: sphere(p) + noise * rng.standard_normal(), 120)
+        memory = search.sampler._recall(search.state)
+        assert memory.noisy == (noise > 0) and (memory.since > 0) == (noise == 0)
+        assert (memory.steps[QUADRATIC] >= 0.1 * 0.86) or not noise

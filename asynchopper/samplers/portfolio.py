@@ -33,9 +33,8 @@ class PortfolioSampler:
     def propose(self, view: View, rng: Generator) -> Proposal:
         state = view.state
         memory = self._recall(state)
-        if not memory.elites or (
-            view.seeding and (view.seeding_fixed or (memory.rows < memory.first and memory.seeding(state)))
-        ):
+        fixed = view.seeding and view.seeding_fixed
+        if not memory.elites or fixed or ((view.seeding or memory.since) and memory.seeding(state)):
             return Proposal(state.space.sample(rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
             if rng.random() < memory.quadratic:

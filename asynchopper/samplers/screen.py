@@ -81,7 +81,7 @@ class Screen:
     def __init__(self, memory: Memory, tuning: Tuning) -> None:
         self.memory, self.tuning, self.latent = memory, tuning, memory.latent
         self.features = Features(memory.latent)
-        self._fitted_at = -1
+        self._fitted_to: list[Elite] | None = None
         self._lengths: Lengths | None = None
         self._made_at = -1
         self._surrogate: Surrogate | None = None
@@ -100,11 +100,10 @@ class Screen:
     def _model(self, state: State) -> Surrogate:
         memory = self.memory
         if self._made_at != memory.rows:
-            if self._fitted_at != memory.checkpoint:
-                some = memory.sampled
+            if self._fitted_to is not memory.sampled:
+                self._fitted_to = some = memory.sampled
                 x = self.features.of(*self._points(some))
                 self._lengths = fit(x, squash(np.array([e.loss for e in some])), self.features.groups)
-                self._fitted_at = memory.checkpoint
             assert self._lengths is not None
             points = memory.known(state)
             x = self.features.of(*self._points(points))
@@ -143,7 +142,8 @@ class Screen:
         x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
         away = x - x[0]
         r2 = (away * away).sum(1)
-        near = np.argsort(r2, kind="stable")[: self.tuning.around]
+        enough = math.ceil(self.tuning.around_each * (d + 1) * (d + 2) / 2) if not memory.noisy else self.tuning.around
+        near = np.argsort(r2, kind="stable")[: min(enough, self.tuning.around)]
         scale = math.sqrt(float(r2[near].mean()))
         fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
         if fitted is None:

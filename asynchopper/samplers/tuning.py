@@ -63,10 +63,24 @@ class Tuning:
     fitted: int = 90
 
     # the quadratic around the best: the least and the largest part of the screened proposals that it gets, the points
-    # that it sees, and the shortest radius, which a smooth function's end needs
+    # that it sees, for each of its coefficients and at most, and the shortest radius, which a smooth function's end needs
     quadratic: tuple[float, float] = (0.1, 0.8)
+    around_each: float = 1.3
     around: int = 90
     shortest_radius: float = 1e-10
+
+    # what short steps of the quadratic say, in units of what the middle elite is above the best. Noise, where a step below
+    # `short` often rises by more than `noise`. Level ground, where one below `shorter` changes the loss by less than `slope`
+    # times the step: when nothing has gained by more than `worth` since, another descent begins, and what lies within
+    # `reach` of the end of this one is known ground
+    short: float = 0.03
+    noise: float = 0.05
+    noisy_radius: float = 0.1
+    shorter: float = 1e-4
+    slope: float = 0.003
+    worth: float = 1e-9
+    reach: float = 0.05
+    restarts: bool = True
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05
