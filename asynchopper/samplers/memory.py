@@ -92,8 +92,8 @@ class Memory:
         self.checkpoint = 0
         """How many had completed when the model's lengths were last to be fitted; `sampled` says on what."""
         self.sampled: list[Elite] = []
-        self.idle, self.level, self.rough = 0, False, 0.0
-        """Outcomes since the last gain, whether the ground around the best was level, and how often a short step led far up."""
+        self.idle, self.level = 0, False
+        """Outcomes since the last gain, and whether the ground around the best was level."""
 
     def seeding(self, state: State) -> bool:
         """Whether the next candidate comes from the whole space."""
@@ -216,23 +216,14 @@ class Memory:
                 self._odds = None
 
     def _compare(self, loss: float, move: int, step: float) -> None:
-        """What a loss says about where the best trial lies: at a bottom, or among noise."""
+        """Whether something was gained, and whether the ground around the best trial is level."""
         t, best = self.tuning, self._losses[0]
         spread = self._losses[len(self._losses) // 2] - best
         self.idle += 1
         if loss < best - t.worth * spread:
             self.idle, self.level = 0, False
-        if move == QUADRATIC and 0.0 < step < t.shorter and 0.0 < abs(loss - best) <= t.slope * step * spread:
+        if move == QUADRATIC and 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:
             self.level = True
-        if move == QUADRATIC and step < t.short:
-            self.rough += 0.3 * (float(loss - best > t.noise * spread) - self.rough)
-            if self.noisy:
-                self.steps[QUADRATIC] = max(self.steps[QUADRATIC], t.noisy_radius)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether steps too short to matter have led far up of late."""
-        return self.rough > 0.3
 
     def _ended(self) -> bool:
         """Whether there is nothing more to be found where this descent looks: the ground was level, and nothing has gained

@@ -142,17 +142,23 @@ class Screen:
         x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
         away = x - x[0]
         r2 = (away * away).sum(1)
-        enough = math.ceil(self.tuning.around_each * (d + 1) * (d + 2) / 2) if not memory.noisy else self.tuning.around
-        near = np.argsort(r2, kind="stable")[: min(enough, self.tuning.around)]
-        scale = math.sqrt(float(r2[near].mean()))
-        fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
-        if fitted is None:
-            return None
-        radius = memory.steps[QUADRATIC] * math.sqrt(d) / scale
+        order, t = np.argsort(r2, kind="stable"), self.tuning
+        enough = min(t.around, math.ceil(t.around_each * (d + 1) * (d + 2) / 2))
+        for few in (enough, t.around):  # more of them where the nearest show noise
+            near = order[:few]
+            scale = math.sqrt(float(r2[near].mean()))
+            fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
+            if fitted is None:
+                return None
+            g, h, noise = fitted
+            if noise < t.noise or few == t.around:
+                break
+        length = memory.steps[QUADRATIC] if noise < t.noise else max(memory.steps[QUADRATIC], t.noisy_radius)
+        radius = length * math.sqrt(d) / scale
         bounded = np.ones(d, np.bool_) if latent.bounded is None else latent.bounded[alive]
         low = np.where(bounded, -x[0] / scale, -math.inf)
         high = np.where(bounded, (1.0 - x[0]) / scale, math.inf)
-        s = scale * lowest(*fitted, radius, low, high)
+        s = scale * lowest(g, h, radius, low, high)
         to = best.vector.copy()
         to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
         return self._snap(to[None])[0], own, math.sqrt(float(s @ s) / d)

@@ -43,6 +43,8 @@ class Tuning:
     seeds_per_number: float = 2.0
     seeds_part: float = 0.2
     most_seeds: int = 30
+    pull: float = 0.7
+    """How far a seed's numbers may be moved towards the first guess, as a part of the way."""
 
     # when there is a model: in short searches, and where an evaluation takes `slow` seconds and a proposal may take
     # a tenth of `slow_each`
@@ -69,18 +71,18 @@ class Tuning:
     around: int = 90
     shortest_radius: float = 1e-10
 
-    # what short steps of the quadratic say, in units of what the middle elite is above the best. Noise, where a step below
-    # `short` often rises by more than `noise`. Level ground, where one below `shorter` changes the loss by less than `slope`
-    # times the step: when nothing has gained by more than `worth` since, another descent begins, and what lies within
-    # `reach` of the end of this one is known ground
-    short: float = 0.03
-    noise: float = 0.05
+    # where the nearest trials show more noise than this part, it sees all of them, and its radius is not shorter than this
+    noise: float = 0.25
     noisy_radius: float = 0.1
-    shorter: float = 1e-4
+
+    # when a descent is over: a step of the quadratic below `short` changed the loss by less than `slope` times the step, in
+    # units of what the middle elite is above the best, and nothing has gained by more than `worth` since. What lies within
+    # `reach` of where it ended is known ground for the next
+    restarts: bool = True
+    short: float = 1e-4
     slope: float = 0.003
     worth: float = 1e-9
     reach: float = 0.05
-    restarts: bool = True
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05
