@@ -93,7 +93,7 @@ class Memory:
         """How many had completed when the model's lengths were last to be fitted; `sampled` says on what."""
         self.sampled: list[Elite] = []
         self.idle, self.level = 0, False
-        """Outcomes since the last gain, and whether the ground around the best was level."""
+        """Trials that came from the best since the last gain and led nowhere; whether the ground around it was level."""
 
     def seeding(self, state: State) -> bool:
         """Whether the next candidate comes from the whole space."""
@@ -197,7 +197,7 @@ class Memory:
         elif move == QUADRATIC:
             self.steps[move] = max(t.shortest_radius, t.shrink * min(self.steps[move], 4.0 * step))
         new_best = loss < self._losses[0]
-        self._compare(loss, move, step)
+        self._compare(loss, move, step, parent)
         kind = int(move == QUADRATIC)
         self.bets[kind] += 1.0
         self.gains[kind] += float(new_best)
@@ -215,11 +215,11 @@ class Memory:
                 self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC]
                 self._odds = None
 
-    def _compare(self, loss: float, move: int, step: float) -> None:
+    def _compare(self, loss: float, move: int, step: float, parent: int) -> None:
         """Whether something was gained, and whether the ground around the best trial is level."""
         t, best = self.tuning, self._losses[0]
         spread = self._losses[len(self._losses) // 2] - best
-        self.idle += 1
+        self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
         if loss < best - t.worth * spread:
             self.idle, self.level = 0, False
         if move == QUADRATIC and 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:

@@ -72,7 +72,7 @@ class Tuning:
     shortest_radius: float = 1e-10
 
     # where the nearest trials show more noise than this part, it sees all of them, and its radius is not shorter than this
-    noise: float = 0.25
+    noise: float = 0.1
     noisy_radius: float = 0.1
 
     # when a descent is over: a step of the quadratic below `short` changed the loss by less than `slope` times the step, in
