@@ -71,8 +71,8 @@ class Memory:
         """Whether results are so many and come so quickly that candidates are made by the block."""
         self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
         """How many trials have to be finished for the distribution to begin."""
-        self.bottoms: list[Elite] = []
-        """Where earlier descents ended."""
+        self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
+        """Where the last descents ended."""
         self._start(0)
 
     def _start(self, row: int) -> None:

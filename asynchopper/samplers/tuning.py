@@ -83,6 +83,8 @@ class Tuning:
     slope: float = 0.003
     worth: float = 1e-9
     reach: float = 0.05
+    bottoms: int = 64
+    """How many ends are remembered."""
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05
