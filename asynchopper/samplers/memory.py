@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from asynchopper.history import COMPLETED
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
@@ -54,20 +56,12 @@ class Memory:
         self.tuning = tuning
         self.rows = 0
         self.sign = state.sign
-        self.elites: list[Elite] = []
-        """The best trials, best first; of equals, the earlier first."""
-        self._losses: list[float] = []
         self.room = max(4, min(tuning.elites, 40_000_000 // (8 * max(1, self.latent.d))))
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
-        self.bets, self.gains = [0.0, 0.0], [0.0, 0.0]
-        """How often a new best was sought and found: by all the moves, and by the quadratic."""
-        self.steps = [tuning.first_step] * MOVES
         self._blocks = tuning.block and self.latent.simple and self.latent.d <= tuning.wide
         self._odds: Sequence[float] | None = tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds
         self._counts = self.won, self.tried
-        self.distribution: Distribution | Diagonal | None = None
-        self.completed = 0
         self.learnt = 0
         self.spent = 0.0
         """Seconds that all evaluations took together."""
@@ -77,19 +71,39 @@ class Memory:
         """Whether results are so many and come so quickly that candidates are made by the block."""
         self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
         """How many trials have to be finished for the distribution to begin."""
-        self.recent: deque[int] = deque(maxlen=tuning.latest)
+        self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
+        """Where the last descents ended."""
+        self._start(0)
+
+    def _start(self, row: int) -> None:
+        """A descent begins. What was learnt from trials before `row` is left behind, but for the odds of the moves."""
+        self.since = row
+        """The first row that counts; what descends from an earlier one does not."""
+        self.completed = 0
+        self.elites: list[Elite] = []
+        """The best trials of this descent, best first; of equals, the earlier first."""
+        self._losses: list[float] = []
+        self.bets, self.gains = [0.0, 0.0], [0.0, 0.0]
+        """How often a new best was sought and found: by all the moves, and by the quadratic."""
+        self.steps = [self.tuning.first_step] * MOVES
+        self.distribution: Distribution | Diagonal | None = None
+        self.recent: deque[int] = deque(maxlen=self.tuning.latest)
         """The rows of the last trials that completed."""
         self.checkpoint = 0
         """How many had completed when the model's lengths were last to be fitted; `sampled` says on what."""
         self.sampled: list[Elite] = []
+        self.idle, self.level = 0, False
+        """Trials that came from the best since the last gain and led nowhere; whether the ground around it was level."""
 
     def seeding(self, state: State) -> bool:
         """Whether the next candidate comes from the whole space."""
+        if self.rows - self.since >= self.first:
+            return False
         steps = state.run.budget.get("steps") if state.run is not None else None
         wanted = self.first
         if isinstance(steps, int):
             wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
-        return state.told + len(state.pending) < wanted
+        return self.rows - self.since + len(state.pending) < wanted
 
     def patient(self, state: State) -> bool:
         """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""
@@ -119,7 +133,7 @@ class Memory:
                     self.due = full + t.granule(full)
 
     def _take_in(self, state: State, end: int) -> None:
-        table, sign, notes, losses = state.table, self.sign, state.table.notes, self._losses
+        table, sign, notes = state.table, self.sign, state.table.notes
         values, seconds, states = table.values, table.seconds, table.states
         for row in range(self.rows, end):
             self.spent += seconds[row]
@@ -128,11 +142,18 @@ class Memory:
             loss = -sign * values[row]
             if not -_LARGEST <= loss <= _LARGEST:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
-            self.completed += 1
             note = notes.get(row)
-            if note is not None and losses and _is_ours(note, row):
-                self._learn(state, loss, row, note)
-            if len(losses) < self.room or loss < losses[-1]:
+            if note is not None and _is_ours(note, row):
+                if note[2] < self.since:  # it was out when this descent began
+                    continue
+                if self.elites:
+                    self._learn(state, loss, row, note)
+            if self.bottoms and self._at_a_bottom(self._elite(state, loss, row)):
+                if note is not None and self.elites and loss < self._losses[0]:
+                    self._start(row + 1)  # it leads where another one has been
+                continue
+            self.completed += 1
+            if len(self.elites) < self.room or loss < self._losses[-1]:
                 self._keep(self._elite(state, loss, row))
             self.recent.append(row)
             if self.completed >= self.checkpoint * 1.25 + 1:
@@ -141,6 +162,9 @@ class Memory:
                 self.sampled = self._some(state, 2 * fitted // 3, fitted // 3)
             if self.completed == self.first and self.latent.d:
                 self._begin()
+            if self._ended():
+                self.bottoms.append(self.elites[0])
+                self._start(row + 1)
         self.rows = end
 
     def _loss(self, state: State, row: int) -> float:
@@ -173,6 +197,7 @@ class Memory:
         elif move == QUADRATIC:
             self.steps[move] = max(t.shortest_radius, t.shrink * min(self.steps[move], 4.0 * step))
         new_best = loss < self._losses[0]
+        self._compare(loss, move, step, parent)
         kind = int(move == QUADRATIC)
         self.bets[kind] += 1.0
         self.gains[kind] += float(new_best)
@@ -189,6 +214,30 @@ class Memory:
             if self.latent.d <= t.wide:
                 self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC]
                 self._odds = None
+
+    def _compare(self, loss: float, move: int, step: float, parent: int) -> None:
+        """Whether something was gained, and whether the ground around the best trial is level."""
+        t, best = self.tuning, self._losses[0]
+        spread = self._losses[len(self._losses) // 2] - best
+        self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
+        if loss < best - t.worth * spread:
+            self.idle, self.level = 0, False
+        if move == QUADRATIC and 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:
+            self.level = True
+
+    def _ended(self) -> bool:
+        """Whether there is nothing more to be found where this descent looks: the ground was level, and nothing has gained
+        since for long."""
+        return self.tuning.restarts and self.level and self.idle >= 10 + 4 * self.latent.n
+
+    def _at_a_bottom(self, elite: Elite) -> bool:
+        """Whether it lies where an earlier descent ended, with the same options."""
+        options, reach = self.latent.options, self.tuning.reach
+        return any(
+            float(np.abs(b.vector - elite.vector).max()) < reach
+            and all(b.values[i] == elite.values[i] for i in options)
+            for b in self.bottoms
+        )
 
     @property
     def odds(self) -> Sequence[float]:

@@ -33,10 +33,9 @@ class PortfolioSampler:
     def propose(self, view: View, rng: Generator) -> Proposal:
         state = view.state
         memory = self._recall(state)
-        if not memory.elites or (
-            view.seeding and (view.seeding_fixed or (memory.rows < memory.first and memory.seeding(state)))
-        ):
-            return Proposal(state.space.sample(rng), "seeding")
+        fixed = view.seeding and view.seeding_fixed
+        if not memory.elites or fixed or ((view.seeding or memory.since) and memory.seeding(state)):
+            return Proposal(self._seed(memory, rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
             if rng.random() < memory.quadratic:
                 found = self._downhill(memory, view)
@@ -44,6 +43,19 @@ class PortfolioSampler:
                     return found
             return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
+
+    def _seed(self, memory: Memory, rng: Generator) -> Values:
+        """A draw from the whole space, its numbers moved a part of the way to the first guess."""
+        latent, space = memory.latent, memory.latent.space
+        drawn = space.sample(rng)
+        if not self._tuning.pull or memory.since or not latent.d or latent.d > self._tuning.wide:
+            return drawn
+        guess = latent.vector(space.initial(rng))
+        values = list(drawn)
+        latent.fill(
+            values, guess + (1.0 - self._tuning.pull * float(rng.random())) * (latent.vector(drawn) - guess), None
+        )
+        return tuple(values)
 
     def ahead(self, view: View) -> Keyed | None:
         """A candidate of those that were made together, and its key, where there are such; it needs no draws of its own."""

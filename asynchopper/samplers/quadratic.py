@@ -24,8 +24,9 @@ _JITTER = 1e-12
 _LARGEST = 1e6  # times the median; a value above it says no more than one that is there
 
 
-def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
-    """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`.
+def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector, float] | None:
+    """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`, and which part
+    of the values is noise.
 
     It is in units of the values' deviation. The first point is the best one. `None` where nothing can be learnt: all values
     are equal, or the points are too close for their kernel to be inverted.
@@ -78,7 +79,7 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector] | None:
     g = w[0] * units[0] * (alpha @ u)
     h = 2.0 * w[3] * units[3] * product(u.T * alpha, u)
     h.flat[:: d + 1] += 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
-    return g, h
+    return g, h, float(w[5] / w.sum())
 
 
 def lowest(g: Vector, h: Vector, radius: float, low: Vector, high: Vector) -> Vector:

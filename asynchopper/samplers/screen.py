@@ -81,7 +81,7 @@ class Screen:
     def __init__(self, memory: Memory, tuning: Tuning) -> None:
         self.memory, self.tuning, self.latent = memory, tuning, memory.latent
         self.features = Features(memory.latent)
-        self._fitted_at = -1
+        self._fitted_to: list[Elite] | None = None
         self._lengths: Lengths | None = None
         self._made_at = -1
         self._surrogate: Surrogate | None = None
@@ -100,11 +100,10 @@ class Screen:
     def _model(self, state: State) -> Surrogate:
         memory = self.memory
         if self._made_at != memory.rows:
-            if self._fitted_at != memory.checkpoint:
-                some = memory.sampled
+            if self._fitted_to is not memory.sampled:
+                self._fitted_to = some = memory.sampled
                 x = self.features.of(*self._points(some))
                 self._lengths = fit(x, squash(np.array([e.loss for e in some])), self.features.groups)
-                self._fitted_at = memory.checkpoint
             assert self._lengths is not None
             points = memory.known(state)
             x = self.features.of(*self._points(points))
@@ -143,16 +142,23 @@ class Screen:
         x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
         away = x - x[0]
         r2 = (away * away).sum(1)
-        near = np.argsort(r2, kind="stable")[: self.tuning.around]
-        scale = math.sqrt(float(r2[near].mean()))
-        fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
-        if fitted is None:
-            return None
-        radius = memory.steps[QUADRATIC] * math.sqrt(d) / scale
+        order, t = np.argsort(r2, kind="stable"), self.tuning
+        enough = min(t.around, math.ceil(t.around_each * (d + 1) * (d + 2) / 2))
+        for few in (enough, t.around):  # more of them where the nearest show noise
+            near = order[:few]
+            scale = math.sqrt(float(r2[near].mean()))
+            fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
+            if fitted is None:
+                return None
+            g, h, noise = fitted
+            if noise < t.noise or few == t.around:
+                break
+        length = memory.steps[QUADRATIC] if noise < t.noise else max(memory.steps[QUADRATIC], t.noisy_radius)
+        radius = length * math.sqrt(d) / scale
         bounded = np.ones(d, np.bool_) if latent.bounded is None else latent.bounded[alive]
         low = np.where(bounded, -x[0] / scale, -math.inf)
         high = np.where(bounded, (1.0 - x[0]) / scale, math.inf)
-        s = scale * lowest(*fitted, radius, low, high)
+        s = scale * lowest(g, h, radius, low, high)
         to = best.vector.copy()
         to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
         return self._snap(to[None])[0], own, math.sqrt(float(s @ s) / d)

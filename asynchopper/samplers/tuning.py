@@ -43,6 +43,8 @@ class Tuning:
     seeds_per_number: float = 2.0
     seeds_part: float = 0.2
     most_seeds: int = 30
+    pull: float = 0.7
+    """How far a seed's numbers may be moved towards the first guess, as a part of the way."""
 
     # when there is a model: in short searches, and where an evaluation takes `slow` seconds and a proposal may take
     # a tenth of `slow_each`
@@ -63,10 +65,26 @@ class Tuning:
     fitted: int = 90
 
     # the quadratic around the best: the least and the largest part of the screened proposals that it gets, the points
-    # that it sees, and the shortest radius, which a smooth function's end needs
+    # that it sees, for each of its coefficients and at most, and the shortest radius, which a smooth function's end needs
     quadratic: tuple[float, float] = (0.1, 0.8)
+    around_each: float = 1.3
     around: int = 90
     shortest_radius: float = 1e-10
+
+    # where the nearest trials show more noise than this part, it sees all of them, and its radius is not shorter than this
+    noise: float = 0.1
+    noisy_radius: float = 0.1
+
+    # when a descent is over: a step of the quadratic below `short` changed the loss by less than `slope` times the step, in
+    # units of what the middle elite is above the best, and nothing has gained by more than `worth` since. What lies within
+    # `reach` of where it ended is known ground for the next
+    restarts: bool = True
+    short: float = 1e-4
+    slope: float = 0.003
+    worth: float = 1e-9
+    reach: float = 0.05
+    bottoms: int = 64
+    """How many ends are remembered."""
 
     # what it is asked: candidates from each move and from the whole space, and the cycle of beta
     unscreened_alone: float = 0.05
