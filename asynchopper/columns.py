@@ -114,6 +114,12 @@ class Notes(Mapping[int, Json]):
             return [self._moves[row], self._steps[row], self._parents[row]]
         return self._other.get(row, default)
 
+    def usual(self, row: int) -> tuple[int, float, int] | None:
+        """The note of a row where it has the common form."""
+        if row < len(self._moves) and (move := self._moves[row]) >= 0:
+            return move, self._steps[row], self._parents[row]
+        return None
+
     def __getitem__(self, row: int) -> Json:
         note = self.get(row)
         if note is None:

@@ -254,9 +254,9 @@ async def test_save_in_the_middle_of_a_run_brings_its_pruner_along(tmp_path: Pat
     search, pruner = new(), TopKPruner(3)
 
     async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> Any:
-        yield score(params)
-        if trial.id == 20:
+        if trial.id == 20:  # before the pruner can end it
             await search.save(tmp_path / "a.ckpt")
+        yield score(params)
         yield score(params)
 
     await search.run(objective, steps=21, concurrency=4, checkpoint_path=tmp_path / "b.ckpt", pruner=pruner, quiet=True)

@@ -89,6 +89,8 @@ class Latent:
 
     def vector(self, values: Values) -> Vector:
         """The same for any space."""
+        if not self.arrays:
+            return np.array(self.encode(values), np.float64)
         z = np.full(self.d, 0.5)
         z[: len(self.scalars)] = self.encode(values)
         for i, start, end in self.arrays:

@@ -10,7 +10,6 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
 
+_HEAVIEST = 1e100
 _LARGEST = 1e150  # its square is a float still
 
 
@@ -61,8 +61,11 @@ class Memory:
         self.won = [0.0] * MOVES
         self._blocks = tuning.block and self.latent.simple and self.latent.d <= tuning.wide
         self._odds: Sequence[float] | None = tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds
-        self._counts = self.won, self.tried
+        self.weight = 1.0
+        """What an outcome counts: more and more, instead of what came before less and less."""
+        self._counts = self.won, self.tried, self.weight
         self.learnt = 0
+        self._patience = 10 + 4 * self.latent.n
         self.spent = 0.0
         """Seconds that all evaluations took together."""
         self.due = 1
@@ -142,8 +145,8 @@ class Memory:
             loss = -sign * values[row]
             if not -_LARGEST <= loss <= _LARGEST:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
-            note = notes.get(row)
-            if note is not None and _is_ours(note, row):
+            note = notes.usual(row)
+            if note is not None and note[0] < MOVES and note[2] < row:  # a search may have been led by others before
                 if note[2] < self.since:  # it was out when this descent began
                     continue
                 if self.elites:
@@ -162,7 +165,7 @@ class Memory:
                 self.sampled = self._some(state, 2 * fitted // 3, fitted // 3)
             if self.completed == self.first and self.latent.d:
                 self._begin()
-            if self._ended():
+            if self.level and self.idle >= self._patience and self.tuning.restarts:  # nothing more is to be found here
                 self.bottoms.append(self.elites[0])
                 self._start(row + 1)
         self.rows = end
@@ -182,13 +185,13 @@ class Memory:
         if len(self.elites) > self.room:
             del self.elites[-1], self._losses[-1]
 
-    def _learn(self, state: State, loss: float, row: int, note: list[Any]) -> None:
+    def _learn(self, state: State, loss: float, row: int, note: tuple[int, float, int]) -> None:
         """What the outcome says about the move that made the trial."""
         move, step, parent = note
-        t = self.tuning
-        self.tried[move] += 1.0
+        t, weight = self.tuning, self.weight
+        self.tried[move] += weight
         if loss < -self.sign * state.table.values[parent]:
-            self.won[move] += 1.0
+            self.won[move] += weight
             if move != CMA and step > 0:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(self.steps[move] * step))
         elif move < CMA:
@@ -198,21 +201,23 @@ class Memory:
             self.steps[move] = max(t.shortest_radius, t.shrink * min(self.steps[move], 4.0 * step))
         new_best = loss < self._losses[0]
         self._compare(loss, move, step, parent)
-        kind = int(move == QUADRATIC)
-        self.bets[kind] += 1.0
-        self.gains[kind] += float(new_best)
+        kind = move == QUADRATIC
+        self.bets[kind] += weight
+        if new_best:
+            self.gains[kind] += weight
         if self.distribution is not None and (move == CMA or new_best):
             self.distribution.feed(loss, self._elite(state, loss, row).vector, step if move == CMA else -1.0)
             if self.distribution.step < t.shortest_step:
                 self._begin()  # as wide as at first, around what is best
         self.learnt += 1
         if self.learnt % t.every == 0:
-            self.tried = [t.memory * n for n in self.tried]
-            self.won = [t.memory * n for n in self.won]
-            self.bets = [t.memory * n for n in self.bets]
-            self.gains = [t.memory * n for n in self.gains]
+            self.weight /= t.memory
+            if self.weight > _HEAVIEST:
+                for counts in (self.tried, self.won, self.bets, self.gains):
+                    counts[:] = [n / self.weight for n in counts]
+                self.weight = 1.0
             if self.latent.d <= t.wide:
-                self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC]
+                self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC], self.weight
                 self._odds = None
 
     def _compare(self, loss: float, move: int, step: float, parent: int) -> None:
@@ -224,11 +229,6 @@ class Memory:
             self.idle, self.level = 0, False
         if move == QUADRATIC and 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:
             self.level = True
-
-    def _ended(self) -> bool:
-        """Whether there is nothing more to be found where this descent looks: the ground was level, and nothing has gained
-        since for long."""
-        return self.tuning.restarts and self.level and self.idle >= 10 + 4 * self.latent.n
 
     def _at_a_bottom(self, elite: Elite) -> bool:
         """Whether it lies where an earlier descent ended, with the same options."""
@@ -244,7 +244,8 @@ class Memory:
         """How probable each move is, by what it has achieved up to the last `every` outcomes."""
         if self._odds is None:
             t = self.tuning
-            rates = [(w + 0.1) / (n + 0.4) for w, n in zip(*self._counts, strict=True)]
+            won, tried, weight = self._counts
+            rates = [(w + 0.1 * weight) / (n + 0.4 * weight) for w, n in zip(won, tried, strict=True)]
             total = sum(rates)
             self._odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
         return self._odds
@@ -253,7 +254,8 @@ class Memory:
     def quadratic(self) -> float:
         """The part of the screened proposals that the quadratic gets."""
         low, high = self.tuning.quadratic
-        others, own = [(g + 0.5) / (n + 1.0) for g, n in zip(self.gains, self.bets, strict=True)]
+        weight = self.weight
+        others, own = [(g + 0.5 * weight) / (n + weight) for g, n in zip(self.gains, self.bets, strict=True)]
         return min(max(own / (own + others), low), high)
 
     def known(self, state: State) -> list[Elite]:
@@ -271,11 +273,3 @@ class Memory:
         points = [(e.loss, e.vector) for e in self.elites]
         made = Distribution if self.latent.d <= FULL else Diagonal
         self.distribution = made(points, self.tuning.cma_step, self.latent.widths)
-
-
-def _is_ours(note: Any, row: int) -> bool:
-    """Whether a note is one of the portfolio's; a search may have been led by another sampler before."""
-    if type(note) is not list or len(note) != 3:
-        return False
-    move, step, parent = note
-    return type(move) is int and 0 <= move < MOVES and type(step) is float and type(parent) is int and 0 <= parent < row
