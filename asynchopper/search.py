@@ -37,7 +37,7 @@ from asynchopper.opening import (
 from asynchopper.packed import can_pack, rows_each
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
-from asynchopper.records import encode
+from asynchopper.records import encode, lean
 from asynchopper.samplers import Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.session import Session
@@ -353,7 +353,7 @@ class Search:
             pruner, seen = self._ledger.pruner, self._ledger.observed
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
         facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0)
-        records = await aside(lambda: [encode(f, self.space) for f in facts])
+        records = await aside(lambda: [lean(encode(f, self.space)) for f in facts])
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():

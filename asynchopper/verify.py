@@ -23,8 +23,8 @@ class Report:
     """What was found in a checkpoint."""
 
     location: str
-    whole: list[bytes] = field(default_factory=list)
-    """The records that can be used, in order, as they were appended."""
+    usable: list[bytes] = field(default_factory=list)
+    """The records that can be used, in order, as they are stored."""
     damage: list[str] = field(default_factory=list)
     """What was lost, changed or cannot be used; empty when the checkpoint is whole."""
     notes: list[str] = field(default_factory=list)
@@ -33,6 +33,11 @@ class Report:
     """Bytes of all records."""
     state: State = field(default_factory=lambda: State(Space({_NOBODY: float_(0, 1)})))
     runs: int = 0
+
+    @property
+    def whole(self) -> list[bytes]:
+        """The records that can be used, in order, as they were appended."""
+        return [bare(data) for data in self.usable]
 
     def lines(self) -> Iterator[str]:
         """The report for people."""
@@ -49,7 +54,7 @@ class Report:
                 trial = state.table.trial(state.best_row)
                 params = {k: v for k, v in trial.params.items() if k != _NOBODY}
                 yield f"  best: {trial.value:g}, trial {trial.id}, {params!r:.200}"
-        yield f"  {_count(len(self.whole), 'record')}, {self.size:,} bytes"
+        yield f"  {_count(len(self.usable), 'record')}, {self.size:,} bytes"
         for note in self.notes:
             yield f"  note: {note}"
         for damage in self.damage:
@@ -139,7 +144,6 @@ def _fold(report: Report, entries: Sequence[Entry]) -> None:
     for seq, data in entries:
         try:
             fact = decode(data, state.space)
-            record = bare(data)
         except CheckpointVersionError as e:
             raise CheckpointVersionError(f"{report.location}: {e}") from None
         except ValueError as e:
@@ -164,7 +168,7 @@ def _fold(report: Report, entries: Sequence[Entry]) -> None:
                 finished.add(fact.id)
             elif isinstance(fact, Finished):
                 finished.update(fact.table.ids)
-        report.whole.append(record)
+        report.usable.append(data)
         report.size += len(data) + 1
 
 
