@@ -90,8 +90,8 @@ class _Out(NamedTuple):
     notes: NoteColumns
     values: tuple[Column, ...]
 
-    def of(self, which: Column) -> _Out:
-        """Some of them, by a mask or by their places."""
+    def of(self, which: Any) -> _Out:
+        """Some of them, by a slice, a mask, or their places."""
         return _Out(
             self.ids[which],
             self.attempts[which],
@@ -276,35 +276,39 @@ class Bulk:
         if asked is None or told_ids is None or told_attempts is None:
             return False
         out = self._pulled().and_then(asked)
-        at = np.searchsorted(out.ids, told_ids)
+        done: Any = slice(0, len(told_ids))  # mostly they are told in the order in which they were asked
+        still: Any = slice(len(told_ids), None)
         states, values = np.frombuffer(read.states, np.int8), np.frombuffer(read.values)
-        if len(at):
-            told_seqs = np.flatnonzero(read.is_asked == 0) + seq
-            if not len(out.ids) or at.max() == len(out.ids) or (out.ids[at] != told_ids).any():
-                return False
-            if (out.seqs[at] > told_seqs).any() or np.bincount(at).max() > 1:
+        if len(told_ids):
+            if not np.array_equal(out.ids[done], told_ids):
+                at = np.searchsorted(out.ids, told_ids)
+                if not len(out.ids) or at.max() == len(out.ids) or (out.ids[at] != told_ids).any():
+                    return False
+                done, still = at, np.ones(len(out.ids), np.bool_)
+                still[at] = False
+                if np.count_nonzero(still) + len(at) != len(still):
+                    return False
+            if (out.seqs[done] > np.flatnonzero(read.is_asked == 0) + seq).any():
                 return False
             if (states == _INTERRUPTED).any() or np.isnan(values[states == COMPLETED]).any():
                 return False
         if len(self._origins) + len(state.table.origin_names) > _ORIGINS:
             return False
-        still = np.ones(len(out.ids), np.bool_)
-        still[at] = False
         self._out = out.of(still)
         if len(asked.ids):
             state.asked_all(int(asked.ids[-1]), bool((asked.origins == self._origins.get("initial", -1)).any()))
-        if len(at):
-            done = out.of(at)
+        if len(told_ids):
+            told = out.of(done)
             rows = Rows(
                 told_ids,
                 told_attempts.astype(np.int32),
                 states,
-                self._origins_in_table(done.origins),
+                self._origins_in_table(told.origins),
                 values,
                 np.frombuffer(read.seconds),
                 np.frombuffer(read.elapsed),
-                done.values,
-                done.notes,
+                told.values,
+                told.notes,
                 read.estimates,
                 read.costs,
                 read.errors,
