@@ -134,15 +134,16 @@ class Bulk:
     """Folds a log into a fresh state. Between `take`s some of the trials that are out are known only here, until `settle`
     hands them over. Notes by which record they were asked, where `asked_by` is wanted."""
 
-    def __init__(self, state: State, asked_by: dict[int, int] | None = None) -> None:
+    def __init__(self, state: State, asked_by: dict[int, int] | None = None, typed: Any = None) -> None:
+        """`typed` says how candidates are read, if not as the state's space says."""
         self.state = state
         self._asked_by = asked_by
         self._out: _Out | None = None
         self._origins: dict[str, int] = {}
-        self._typed: Typed | None = None
+        self._typed: Typed | None = typed
         if state.seen is None:
             try:
-                self._typed = Typed(state.space)
+                self._typed = typed or Typed(state.space)
             except TypeError:  # more than numbers and options
                 return
             self._decoder = self._decoder_of(int, str, _Told)
