@@ -383,7 +383,7 @@ class Search:
         say_changes(state, storage.location)
         if pruner is not None:
             pruner.direction = state.header.direction
-            restore_pruner(pruner, state)
+            await aside(restore_pruner, pruner, state)
         self._journal = Journal(state, None)
         self._seed = state.header.seed
 
