@@ -32,10 +32,12 @@ _PIECE = 2**16  # bytes that are decoded at once: what they become stays in the 
 
 Number = float | str  # NaN and the infinities are spelled
 _RECORD: dict[str, Any] = {"tag_field": "kind", "gc": False, "forbid_unknown_fields": True}
-_FRAME: list[Any] = [("seq", int, 0), ("left", int, 0), ("crc", int, 0)]
-
 
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
+_Added = Annotated[
+    int, msgspec.Meta(le=2**62)
+]  # of more digits than a float can have, the other reader cannot make sense
+_FRAME: list[Any] = [("seq", _Added, 0), ("left", _Added, 0), ("crc", _Added, 0)]
 
 
 class _Note(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -59,9 +61,9 @@ class _Told(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
     seconds: float
     elapsed: float
     error: str | None = None
-    seq: int = 0
-    left: int = 0
-    crc: int = 0
+    seq: _Added = 0
+    left: _Added = 0
+    crc: _Added = 0
 
 
 class _Completed(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
@@ -73,9 +75,9 @@ class _Completed(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
     value: float
     seconds: float
     elapsed: float
-    seq: int = 0
-    left: int = 0
-    crc: int = 0
+    seq: _Added = 0
+    left: _Added = 0
+    crc: _Added = 0
 
 
 class _Out(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -214,12 +215,18 @@ class _Fold:
         table, row = self._report.state.table, self._report.state.best_row
         if row < 0 or row in table.foreign:
             return
-        for _, data in reversed(self._entries):
-            if b'"asked"' in data and b'"id":%d,' % table.ids[row] in data:
+        id, asked = table.ids[row], None
+        for _, data in self._entries:
+            if b'"id":%d,' % id not in data:
+                continue
+            with contextlib.suppress(ValueError):
                 fact = decode(data, table.space)
-                if isinstance(fact, Asked) and fact.id == table.ids[row]:
-                    table.foreign[row] = fact.foreign or {}
-                    return
+                if isinstance(fact, Asked) and fact.id == id:
+                    asked = fact
+                elif isinstance(fact, Told) and fact.id == id and fact.state != "interrupted" and asked is not None:
+                    break
+        if asked is not None:
+            table.foreign[row] = asked.foreign or {}
 
 
 _Plain = float | str | bool | None

@@ -303,7 +303,7 @@ def reported(entries: list[Entry]) -> tuple[Any, ...]:
     state = report.state
     trials = [repr(replace(state.table.trial(i), params={})) for i in range(state.told)]
     numbers = state.told, state.next_id, state.best_row, state.elapsed, state.cost, state.reason, sorted(state.pending)
-    return report.damage, report.usable, report.size, report.runs, trials, numbers, list(report.lines())
+    return report.damage, report.usable, report.size, report.runs, trials, repr(numbers), list(report.lines())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
