@@ -32,10 +32,12 @@ _PIECE = 2**16  # bytes that are decoded at once: what they become stays in the 
 
 Number = float | str  # NaN and the infinities are spelled
 _RECORD: dict[str, Any] = {"tag_field": "kind", "gc": False, "forbid_unknown_fields": True}
-_FRAME: list[Any] = [("seq", int, 0), ("left", int, 0), ("crc", int, 0)]
-
 
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
+_Added = Annotated[
+    int, msgspec.Meta(le=2**62)
+]  # of more digits than a float can have, the other reader cannot make sense
+_FRAME: list[Any] = [("seq", _Added, 0), ("left", _Added, 0), ("crc", _Added, 0)]
 
 
 class _Note(msgspec.Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -59,9 +61,9 @@ class _Told(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
     seconds: float
     elapsed: float
     error: str | None = None
-    seq: int = 0
-    left: int = 0
-    crc: int = 0
+    seq: _Added = 0
+    left: _Added = 0
+    crc: _Added = 0
 
 
 class _Completed(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
@@ -73,9 +75,9 @@ class _Completed(msgspec.Struct, tag="told", kw_only=True, **_RECORD):
     value: float
     seconds: float
     elapsed: float
-    seq: int = 0
-    left: int = 0
-    crc: int = 0
+    seq: _Added = 0
+    left: _Added = 0
+    crc: _Added = 0
 
 
 class _Out(NamedTuple):
@@ -90,8 +92,8 @@ class _Out(NamedTuple):
     notes: NoteColumns
     values: tuple[Column, ...]
 
-    def of(self, which: Column) -> _Out:
-        """Some of them, by a mask or by their places."""
+    def of(self, which: Any) -> _Out:
+        """Some of them, by a slice, a mask, or their places."""
         return _Out(
             self.ids[which],
             self.attempts[which],
@@ -134,15 +136,16 @@ class Bulk:
     """Folds a log into a fresh state. Between `take`s some of the trials that are out are known only here, until `settle`
     hands them over. Notes by which record they were asked, where `asked_by` is wanted."""
 
-    def __init__(self, state: State, asked_by: dict[int, int] | None = None) -> None:
+    def __init__(self, state: State, asked_by: dict[int, int] | None = None, typed: Any = None) -> None:
+        """`typed` says how candidates are read, if not as the state's space says."""
         self.state = state
         self._asked_by = asked_by
         self._out: _Out | None = None
         self._origins: dict[str, int] = {}
-        self._typed: Typed | None = None
+        self._typed: Typed | None = typed
         if state.seen is None:
             try:
-                self._typed = Typed(state.space)
+                self._typed = typed or Typed(state.space)
             except TypeError:  # more than numbers and options
                 return
             self._decoder = self._decoder_of(int, str, _Told)
@@ -276,35 +279,39 @@ class Bulk:
         if asked is None or told_ids is None or told_attempts is None:
             return False
         out = self._pulled().and_then(asked)
-        at = np.searchsorted(out.ids, told_ids)
+        done: Any = slice(0, len(told_ids))  # mostly they are told in the order in which they were asked
+        still: Any = slice(len(told_ids), None)
         states, values = np.frombuffer(read.states, np.int8), np.frombuffer(read.values)
-        if len(at):
-            told_seqs = np.flatnonzero(read.is_asked == 0) + seq
-            if not len(out.ids) or at.max() == len(out.ids) or (out.ids[at] != told_ids).any():
-                return False
-            if (out.seqs[at] > told_seqs).any() or np.bincount(at).max() > 1:
+        if len(told_ids):
+            if not np.array_equal(out.ids[done], told_ids):
+                at = np.searchsorted(out.ids, told_ids)
+                if not len(out.ids) or at.max() == len(out.ids) or (out.ids[at] != told_ids).any():
+                    return False
+                done, still = at, np.ones(len(out.ids), np.bool_)
+                still[at] = False
+                if np.count_nonzero(still) + len(at) != len(still):
+                    return False
+            if (out.seqs[done] > np.flatnonzero(read.is_asked == 0) + seq).any():
                 return False
             if (states == _INTERRUPTED).any() or np.isnan(values[states == COMPLETED]).any():
                 return False
         if len(self._origins) + len(state.table.origin_names) > _ORIGINS:
             return False
-        still = np.ones(len(out.ids), np.bool_)
-        still[at] = False
         self._out = out.of(still)
         if len(asked.ids):
             state.asked_all(int(asked.ids[-1]), bool((asked.origins == self._origins.get("initial", -1)).any()))
-        if len(at):
-            done = out.of(at)
+        if len(told_ids):
+            told = out.of(done)
             rows = Rows(
                 told_ids,
                 told_attempts.astype(np.int32),
                 states,
-                self._origins_in_table(done.origins),
+                self._origins_in_table(told.origins),
                 values,
                 np.frombuffer(read.seconds),
                 np.frombuffer(read.elapsed),
-                done.values,
-                done.notes,
+                told.values,
+                told.notes,
                 read.estimates,
                 read.costs,
                 read.errors,

@@ -99,7 +99,7 @@ async def _repair(source: str, target: str) -> int:
     except AsynchopperError as e:
         print(e, file=sys.stderr)
         return UNREADABLE
-    kept = f"{len(report.whole):,} records with {report.state.told:,} finished trials"
+    kept = f"{len(report.usable):,} records with {report.state.told:,} finished trials"
     print(f"{target}: {kept}, from {report.location}")
     for note in (*report.damage, *report.notes):
         print(f"  left: {note}")

@@ -193,9 +193,12 @@ async def prepared(state: State, opening: Opening, seed: int | None, location: s
         _log.warning("%s goes on with its own seed %d, not %d", location, header.seed, seed)
     wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
     await aside(state.remember_candidates, *wanted)
+    thinks = getattr(opening.sampler, "thinks", None)
+    if thinks is not None and state.told:
+        await aside(thinks, state)  # whoever learns from results looks at all there are, off the loop
     if opening.pruner is not None:
         opening.pruner.direction = opening.direction
-        restore_pruner(opening.pruner, state)
+        await aside(restore_pruner, opening.pruner, state)
 
 
 def run_fact(state: State, budget: Budget, elapsed: float) -> Run:

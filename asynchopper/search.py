@@ -38,7 +38,7 @@ from asynchopper.packed import can_pack, rows_each
 from asynchopper.policy import Policy
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
-from asynchopper.records import encode
+from asynchopper.records import encode, lean
 from asynchopper.samplers import Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.session import Session
@@ -356,7 +356,7 @@ class Search:
             pruner, seen = self._ledger.pruner, self._ledger.observed
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
         facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0)
-        records = await aside(lambda: [encode(f, self.space) for f in facts])
+        records = await aside(lambda: [lean(encode(f, self.space)) for f in facts])
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():
@@ -386,7 +386,7 @@ class Search:
         say_changes(state, storage.location)
         if pruner is not None:
             pruner.direction = state.header.direction
-            restore_pruner(pruner, state)
+            await aside(restore_pruner, pruner, state)
         self._journal = Journal(state, None)
         self._seed = state.header.seed
 

@@ -214,7 +214,8 @@ class State:
         if not self.skipped.issuperset(late) or (np.diff(ids) == 0).any():
             raise OverflowError("a trial that has been told or asked before is told among others")
         next_id = max(self.next_id, int(ids[-1]) + 1)
-        if next_id - self.next_id - len(new) + len(self.skipped) > _SKIPPED:
+        gaps = next_id - self.next_id - len(new)
+        if gaps + len(self.skipped) > _SKIPPED:
             raise OverflowError(f"more than {_SKIPPED} trials are left out")
         names, origins = other.origin_names, self.table.origin_names
         if len(names) + len(origins) > ORIGINS:
@@ -225,7 +226,8 @@ class State:
         if self._undo is not None:
             self.skipped = set(self.skipped)  # the one before is the mark's
         self.skipped.difference_update(late)
-        self.skipped.update(np.setdiff1d(np.arange(self.next_id, next_id), new, assume_unique=True).tolist())
+        if gaps:
+            self.skipped.update(np.setdiff1d(np.arange(self.next_id, next_id), new, assume_unique=True).tolist())
         self.asked_all(next_id - 1, "initial" in {names[place] for place in set(rows.origins.tolist())})
         self.told_all(rows._replace(origins=numbers[rows.origins]))
         for row, note in other.notes.other(start, end).items():

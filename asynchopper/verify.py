@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+from asynchopper.columns import Column
 from asynchopper.errors import CheckpointVersionError, StorageError
 from asynchopper.history import COMPLETED, FAILED, NAN, PRUNED
 from asynchopper.records import bare, decode
 from asynchopper.space import Space
 from asynchopper.space.words import float_
-from asynchopper.state import Fact, Finished, Header, Run, State, Told
+from asynchopper.state import Asked, Fact, Header, Run, State, Told
 from asynchopper.storage import Entry, Location, Lost, open_storage
 
+_PORTION = 4096  # records that are looked at together
+_FEW = 32
+_LONG = 2**20  # bytes of a record that is looked at by itself
 _NOBODY = (
     "(none)"  # a parameter that no search has: without the search, its space is not known, and all values are foreign
 )
@@ -23,16 +32,21 @@ class Report:
     """What was found in a checkpoint."""
 
     location: str
-    whole: list[bytes] = field(default_factory=list)
-    """The records that can be used, in order, as they were appended."""
+    usable: list[bytes] = field(default_factory=list, repr=False)
+    """The records that can be used, in order, as they are stored."""
     damage: list[str] = field(default_factory=list)
     """What was lost, changed or cannot be used; empty when the checkpoint is whole."""
     notes: list[str] = field(default_factory=list)
     """What is odd, and harmless."""
     size: int = 0
     """Bytes of all records."""
-    state: State = field(default_factory=lambda: State(Space({_NOBODY: float_(0, 1)})))
+    state: State = field(default_factory=lambda: State(Space({_NOBODY: float_(0, 1)}), remember=False))
     runs: int = 0
+
+    @property
+    def whole(self) -> list[bytes]:
+        """The records that can be used, in order, as they were appended."""
+        return [bare(data) for data in self.usable]
 
     def lines(self) -> Iterator[str]:
         """The report for people."""
@@ -49,7 +63,7 @@ class Report:
                 trial = state.table.trial(state.best_row)
                 params = {k: v for k, v in trial.params.items() if k != _NOBODY}
                 yield f"  best: {trial.value:g}, trial {trial.id}, {params!r:.200}"
-        yield f"  {_count(len(self.whole), 'record')}, {self.size:,} bytes"
+        yield f"  {_count(len(self.usable), 'record')}, {self.size:,} bytes"
         for note in self.notes:
             yield f"  note: {note}"
         for damage in self.damage:
@@ -90,7 +104,7 @@ async def verify(location: Location) -> Report:
     if disorder:
         report.damage.append(f"{_count(disorder, 'record')} out of order; they count in the order of their numbers")
     report.damage += [f"{said} missing" for said in _gaps(found)]
-    _fold(report, [Entry(seq, found[seq]) for seq in sorted(found)])
+    _Fold(report, [Entry(seq, found[seq]) for seq in sorted(found)])
     return report
 
 
@@ -132,40 +146,107 @@ def _gaps(found: dict[int, bytes]) -> Iterator[str]:
         expected = seq + 1
 
 
-def _fold(report: Report, entries: Sequence[Entry]) -> None:
-    """Takes in what can be used, and says what cannot."""
-    state = report.state
-    finished: set[int] = set()
-    for seq, data in entries:
+class _Fold:
+    """Takes in what can be used, and says what cannot: in bulk where all of it can, else record by record."""
+
+    def __init__(self, report: Report, entries: Sequence[Entry]) -> None:
+        from asynchopper.bulk import Bulk  # which nobody needs who only imports this
+
+        self._report, self._entries = report, entries
+        self._bulk = Bulk(report.state, typed=_Anything())
+        self._finished: set[int] = set()
+        self._rows = 0  # whose ids are among them
+        for start in range(0, len(entries), _PORTION):
+            self._take(start, min(start + _PORTION, len(entries)))
+        self._bulk.settle()
+        self._show_best()
+
+    def _take(self, start: int, end: int) -> None:
+        portion = [entry.data for entry in self._entries[start:end]]
+        lengths = np.array([len(data) + 1 for data in portion])
+        if lengths.max() < _LONG and self._bulk.take(b"\n".join([*portion, b""]), start + 1, np.cumsum(lengths) - 1):
+            self._report.usable += portion
+            self._report.size += int(lengths.sum())
+        elif end - start > _FEW:
+            half = (start + end) // 2
+            self._take(start, half)
+            self._take(half, end)
+        else:
+            self._bulk.settle()
+            for entry in self._entries[start:end]:
+                self._take_one(*entry)
+            for asked in self._report.state.pending.values():
+                asked.foreign = {}  # what nobody looks at would keep the others from being taken in bulk
+
+    def _take_one(self, seq: int, data: bytes) -> None:
+        report = self._report
         try:
-            fact = decode(data, state.space)
-            record = bare(data)
+            fact = decode(data, report.state.space)
         except CheckpointVersionError as e:
             raise CheckpointVersionError(f"{report.location}: {e}") from None
         except ValueError as e:
             report.damage.append(f"record {seq} cannot be understood: {e}")
-            continue
+            return
         if isinstance(fact, Header) != (seq == 0):
             report.damage.append(
                 f"record {seq} is {'a header' if seq else 'not a header'}, which belongs in the first place only"
             )
-            continue
-        if isinstance(fact, Told) and fact.id not in state.pending and fact.id not in finished:
+            return
+        if isinstance(fact, Told) and fact.id not in report.state.pending and not self._is_finished(fact.id):
             report.damage.append(
                 f"record {seq}, a result of trial {fact.id}, has lost its parameters, and cannot be used"
             )
-            continue
-        if fact is not None:
-            problem = _taken(report, fact)
-            if problem:
-                report.damage.append(f"record {seq} cannot be used: {problem}")
-                continue
-            if isinstance(fact, Told):
-                finished.add(fact.id)
-            elif isinstance(fact, Finished):
-                finished.update(fact.table.ids)
-        report.whole.append(record)
+            return
+        problem = None if fact is None else _taken(report, fact)
+        if problem:
+            report.damage.append(f"record {seq} cannot be used: {problem}")
+            return
+        report.usable.append(data)
         report.size += len(data) + 1
+
+    def _is_finished(self, id: int) -> bool:
+        ids = self._report.state.table.ids
+        self._finished.update(ids[self._rows :])
+        self._rows = len(ids)
+        return id in self._finished
+
+    def _show_best(self) -> None:
+        """Finds what the best trial was, which was not looked at in bulk."""
+        table, row = self._report.state.table, self._report.state.best_row
+        if row < 0 or row in table.foreign:
+            return
+        id, asked = table.ids[row], None
+        for _, data in self._entries:
+            if b'"id":%d,' % id not in data:
+                continue
+            with contextlib.suppress(ValueError):
+                fact = decode(data, table.space)
+                if isinstance(fact, Asked) and fact.id == id:
+                    asked = fact
+                elif isinstance(fact, Told) and fact.id == id and fact.state != "interrupted" and asked is not None:
+                    break
+        if asked is not None:
+            table.foreign[row] = asked.foreign or {}
+
+
+_Plain = float | str | bool | None
+_Column = list[_Plain | list[_Plain]]
+
+
+class _Anything:
+    """How the candidates of a space that is not known are read: they are what JSON has, and not looked at."""
+
+    struct = dict[str, _Plain | dict[str, _Plain | _Column]]
+    codes = ("d",)
+
+    def read(self, params: Sequence[Any], into: Sequence[array[float]]) -> None:
+        into[0].extend(array("d", [0.5]) * len(params))
+
+    def columns(self, read: Sequence[array[float]]) -> list[Column]:
+        return [np.frombuffer(read[0])]
+
+    def columns_of(self, candidates: Sequence[Any]) -> list[Column]:
+        return [np.full(len(candidates), 0.5)]
 
 
 def _taken(report: Report, fact: Fact) -> str | None:

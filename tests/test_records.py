@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import asynchopper as ah
 from asynchopper.errors import CheckpointCorrupted, CheckpointVersionError
-from asynchopper.records import check, decode, encode, frame
+from asynchopper.records import bare, check, decode, encode, frame
 from asynchopper.space import Space
 from asynchopper.state import Asked, Ended, Fact, Header, PrunerSaw, Run, Saved, Told
 
@@ -215,3 +216,14 @@ def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
         assert decode(data, SPACE) is None  # an object of a kind that nobody knows
     with pytest.raises(CheckpointCorrupted):
         check(data, 0)
+
+
+def test_records_that_are_kept_take_about_as_much_memory_as_they_are_long() -> None:
+    line = frame(encode(Told(1, 1, "completed", 1.0, (), 0.0, 1.0, 1.0), SPACE), 1)[:-1]
+    tracemalloc.start()
+    try:
+        kept = [bare(line) for _ in range(1_000)]
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000 * (len(kept[0]) + 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 import asynchopper as ah
 from asynchopper.errors import CheckpointLocked, StorageError, StudyMismatch, UsageError
 from asynchopper.pruners import QuantilePruner, TopKPruner
+from asynchopper.samplers import RandomSampler
+from asynchopper.state import State
 from asynchopper.storage import MemoryStorage
 
 pytestmark = pytest.mark.every_loop
@@ -727,3 +730,26 @@ async def test_resuming_says_nothing_unless_something_has_changed(where: str, ca
         for _ in range(3):
             await new().run(score, steps=3, checkpoint_path=where, quiet=True)
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_a_long_history_is_looked_at_off_the_loop(tmp_path: Path) -> None:
+    """By whoever learns from it: a sampler, and a pruner whose state was not saved."""
+    where: list[tuple[str, int, int]] = []
+
+    class Learner(RandomSampler):
+        def thinks(self, state: State) -> bool:
+            where.append(("sampler", state.told, threading.get_ident()))
+            return False
+
+    class Looker(TopKPruner):
+        def observe(self, trial: ah.Trial) -> None:
+            where.append(("pruner", trial.id, threading.get_ident()))
+            super().observe(trial)
+
+    path, here = tmp_path / "run.ckpt", threading.get_ident()
+    await new().run(score, steps=20, checkpoint_path=path, quiet=True)
+    await new().run(score, steps=1, checkpoint_path=path, quiet=True, sampler=Learner(), pruner=Looker(3))
+    first = {who: thread for who, _, thread in reversed(where)}
+    assert first.keys() == {"sampler", "pruner"} and here not in first.values()
+    assert {thread for who, id, thread in where if who == "pruner" and id < 20} == {first["pruner"]}
+    assert next(told for who, told, _ in where if who == "sampler") == 20

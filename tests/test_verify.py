@@ -6,18 +6,24 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import asynchopper as ah
 from asynchopper.cli import main
-from asynchopper.storage import open_storage
+from asynchopper.records import encode
+from asynchopper.storage import Entry, open_storage
 from asynchopper.testing.logs import contents
 from asynchopper.testing.system import WithoutSync
-from asynchopper.verify import repair, verify
+from asynchopper.verify import Report, _Fold, repair, verify
 from tests.damage import DAMAGES, SPACE, checkpoints
+from tests.test_bulk import MEMBERS, ODD_VALUES, SPACES, changed
+from tests.test_bulk import logs as some_logs
 
 
 @pytest.fixture
@@ -289,3 +295,45 @@ async def test_whatever_was_damaged_a_repair_keeps_what_is_intact_and_invents_no
                 assert len(report.whole) + len(unusable) >= len(intact) + 1, f"{damage.__name__} {i}: too much was left"
             kept += 1
     assert kept > 60
+
+
+def reported(entries: list[Entry]) -> tuple[Any, ...]:
+    report = Report("a log")
+    _Fold(report, entries)
+    state = report.state
+    trials = [repr(replace(state.table.trial(i), params={})) for i in range(state.told)]
+    numbers = state.told, state.next_id, state.best_row, state.elapsed, state.cost, state.reason, sorted(state.pending)
+    return report.damage, report.usable, report.size, report.runs, trials, repr(numbers), list(report.lines())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_in_bulk_it_finds_what_it_finds_record_by_record(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = data.draw(st.sampled_from(SPACES))
+    records = [encode(fact, space) for fact in data.draw(some_logs(space))]
+    for _ in range(data.draw(st.integers(0, 2))):
+        i = data.draw(st.integers(0, len(records) - 1))
+        member, value = data.draw(st.sampled_from(MEMBERS)), data.draw(st.sampled_from(ODD_VALUES))
+        records[i] = changed(records[i], member, value, data.draw(st.sampled_from(["set", "first", "twice", "gone"])))
+    entries = [Entry(i, record) for i, record in enumerate(records)]
+    for lost in data.draw(st.lists(st.integers(0, len(entries) - 1), max_size=3)):
+        entries = [entry for entry in entries if entry.seq != lost]
+    monkeypatch.setattr("asynchopper.verify._FEW", data.draw(st.sampled_from([1, 4])))
+    monkeypatch.setattr("asynchopper.verify._PORTION", data.draw(st.sampled_from([8, 64])))
+    in_bulk = reported(entries)
+    with monkeypatch.context() as patch:
+        patch.setattr("asynchopper.bulk.Bulk.take", lambda *_: False)
+        assert in_bulk == reported(entries)
+
+
+async def test_a_plain_log_is_looked_at_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = ah.Search(x=ah.float(0, 1), w=ah.float(0, 1, shape=20), o=ah.choice(max, 1), seed=1)
+    path = tmp_path / "run.ckpt"
+    await search.run(lambda params: params["x"], steps=300, concurrency=8, checkpoint_path=path, quiet=True)
+    single: list[int] = []
+    take_one = _Fold._take_one
+    monkeypatch.setattr(_Fold, "_take_one", lambda self, seq, data: (single.append(seq), take_one(self, seq, data)))
+    report = await verify(path)
+    assert report.state.told == 300 and not report.damage and len(single) < 100
+    best = report.state.table.trial(report.state.best_row)
+    assert search.best is not None and best.params["x"] == search.best["x"] == search.best_value
