@@ -437,17 +437,15 @@ async def test_after_the_grace_evaluations_are_cancelled_and_stay_in_flight() ->
 
 
 async def test_a_coroutine_that_ignores_its_cancellation_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
-    free = asyncio.Event()
+    free, search = asyncio.Event(), ah.Search(SPACE)
 
     async def objective(params: dict[str, Any]) -> float:
+        search.stop()
         while not free.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await free.wait()
         return 1.0
 
-    search = ah.Search(SPACE)
-    loop = asyncio.get_running_loop()
-    loop.call_later(0.01, search.stop)
     await asyncio.wait_for(search.run(objective, steps=5, grace=0.01, quiet=True), BOUND_S)
     assert "trial 0 ignores its cancellation; it is left behind" in caplog.text
     free.set()
