@@ -142,17 +142,21 @@ class Bulk:
         self._asked_by = asked_by
         self._out: _Out | None = None
         self._origins: dict[str, int] = {}
+        self._names = ["initial", "enqueued", "seeding", "local"]  # of origins that are common
         self._typed: Typed | None = typed
-        if state.seen is None:
+        self._common: msgspec.json.Decoder[Any] | None = None
+        self._decoder: msgspec.json.Decoder[Any] | None = None
+        self._misses = 0
+        self._possible = state.seen is None
+
+    def _is_possible(self) -> bool:
+        """Finds how candidates are read; not before somebody wants to know, since it takes a millisecond."""
+        if self._typed is None and self._possible:
             try:
-                self._typed = typed or Typed(state.space)
+                self._typed = Typed(self.state.space)
             except TypeError:  # more than numbers and options
-                return
-            self._decoder = self._decoder_of(int, str, _Told)
-            self._common: msgspec.json.Decoder[Any] | None = self._decoder_of(
-                Literal[1], Literal["initial", "enqueued", "seeding", "local"], _Completed
-            )
-            self._misses = 0
+                self._possible = False
+        return self._possible and self.state.seen is None
 
     def _decoder_of(self, attempt: Any, origin: Any, told: Any) -> msgspec.json.Decoder[Any]:
         assert self._typed is not None
@@ -168,12 +172,16 @@ class Bulk:
 
     def take(self, text: bytes, seq: int, ends: Column) -> bool:
         """Folds the lines of a text, from record `seq` on, if they are all plain. `ends` has the places of their ends."""
-        if self._typed is None or seq == 0 or self.state.seen is not None:
+        if seq == 0:  # is the header, or should be
             return False
         n = len(ends)
         starts = np.concatenate(([0], ends[:-1] + 1))
         letters = np.frombuffer(text, np.uint8).take(starts + len('{"kind":"'), mode="clip")
-        read = _Read(self._typed, (letters == ord("a")).astype(np.int8))
+        is_asked = letters == ord("a")
+        if not (is_asked | (letters == ord("t"))).all() or not self._is_possible():
+            return False
+        assert self._typed is not None
+        read = _Read(self._typed, is_asked.astype(np.int8))
         view, piece = memoryview(text), max(1, n * _PIECE // len(text))
         try:
             for i in range(0, n, piece):
@@ -193,19 +201,23 @@ class Bulk:
 
     def _decode(self, lines: memoryview, is_asked: Column, into: _Read) -> None:
         """Takes them for records of the most common form first, which takes a third less time."""
-        if self._common is not None:
+        if self._misses < _MISSES:
+            if self._common is None:
+                self._common = self._decoder_of(Literal[1], Literal[tuple(self._names)], _Completed)
             try:
                 records = self._common.decode_lines(lines)
             except msgspec.MsgspecError:
                 pass
             else:
                 return self._read(records, is_asked, into, True)
+        if self._decoder is None:
+            self._decoder = self._decoder_of(int, str, _Told)
         self._read(self._decoder.decode_lines(lines), is_asked, into, False)
-        if self._common is not None:
-            self._misses += 1
+        self._misses += 1
+        new = self._origins.keys() - set(self._names)
+        if new and len(self._names) + len(new) <= _KNOWN_ORIGINS:
+            self._names += sorted(new)
             self._common = None
-            if self._misses < _MISSES and 0 < len(self._origins) <= _KNOWN_ORIGINS:
-                self._common = self._decoder_of(Literal[1], Literal[tuple(self._origins)], _Completed)
         return None
 
     def _read(self, records: list[Any], is_asked: Column, into: _Read, common: bool) -> None:

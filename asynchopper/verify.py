@@ -164,7 +164,8 @@ class _Fold:
     def _take(self, start: int, end: int) -> None:
         portion = [entry.data for entry in self._entries[start:end]]
         lengths = np.array([len(data) + 1 for data in portion])
-        if lengths.max() < _LONG and self._bulk.take(b"\n".join([*portion, b""]), start + 1, np.cumsum(lengths) - 1):
+        text, ends = b"\n".join([*portion, b""]), np.cumsum(lengths) - 1
+        if lengths.max() < _LONG and self._bulk.take(text, self._entries[start].seq, ends):
             self._report.usable += portion
             self._report.size += int(lengths.sum())
         elif end - start > _FEW:

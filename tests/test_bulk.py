@@ -216,6 +216,16 @@ def test_a_note_of_any_form_stays_as_it_is(note: Any) -> None:
     both([encode(f, FLAT) for f in facts], lambda: Space(FLAT.tree), [], True)
 
 
+def test_a_log_without_a_header_is_none() -> None:
+    facts = [asked(FLAT, i, 1, i, "local", None, None) for i in range(100)]
+    records = [encode(f, FLAT) for f in facts]
+    for as_lines in (False, True):
+        both(records, lambda: Space(FLAT.tree), [], as_lines)
+    replay = Replay(State(Space(FLAT.tree), remember=False), "a log")
+    with pytest.raises(CheckpointCorrupted, match="record 0 is not a header"):
+        replay.fold(framed(records))
+
+
 @given(data=st.data())
 def test_they_agree_when_the_space_has_changed(data: st.DataObject) -> None:
     space = data.draw(st.sampled_from(SPACES))
