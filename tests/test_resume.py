@@ -254,7 +254,7 @@ async def test_save_in_the_middle_of_a_run_brings_its_pruner_along(tmp_path: Pat
     search, pruner = new(), TopKPruner(3)
 
     async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> Any:
-        yield score(params)
+        yield 1e6 if trial.id == 20 else score(params)  # it must not be pruned before it saves
         if trial.id == 20:
             await search.save(tmp_path / "a.ckpt")
         yield score(params)
