@@ -11,7 +11,7 @@ from asynchopper.errors import CheckpointCorrupted, StudyMismatch
 from asynchopper.journal import Replay, aside, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
-from asynchopper.records import encode
+from asynchopper.records import encode, lean
 from asynchopper.samplers import Proposer
 from asynchopper.shared import SharedJournal
 from asynchopper.space import Space
@@ -69,7 +69,7 @@ async def _created(storage: SharedStorage, opening: Opening, mine: State, seed: 
     run = run_fact(state, opening.budget, state.elapsed)
     state.fold(run)
     facts.append(run)
-    records = await aside(lambda: [encode(f, mine.space) for f in facts])
+    records = await aside(lambda: [lean(encode(f, mine.space)) for f in facts])
     if not await storage.create(records, _limit(run, opening)):
         return None
     if len(records) > 2:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
-from asynchopper.records import decode, encode
+from asynchopper.records import decode, encode, lean
 from asynchopper.state import Asked, Fact, Header, Mark, State
 from asynchopper.storage import Entry, Lines, PromptStorage, Storage
 from asynchopper.storage import aside as aside  # whoever has a journal has this
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asynchopper.objective import RunningTrial
 
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
+_MANY = 2000  # records; the same
 _APPEND = PromptStorage.append
 _FEW = 32  # records; so many are not worth a look whether they can be folded in bulk
 
@@ -145,7 +146,7 @@ class Journal:
     def _begin(self) -> None:
         """Begins to write all that is staged."""
         prompt = self._prompt()
-        if prompt is None:
+        if prompt is None or len(self._batch.facts) > _MANY:
             self._writing = _beyond_reach(self._write())
             return
         batch, self._batch = self._batch, _Batch()
@@ -162,7 +163,7 @@ class Journal:
         upto = self.state.mark()
         assert self.storage is not None
         try:
-            if self.state.space.size >= _LARGE:
+            if self.state.space.size >= _LARGE or len(batch.facts) > _MANY:
                 records = await aside(self._encode, batch.facts)
             else:
                 records = self._encode(batch.facts)
@@ -206,6 +207,8 @@ class Journal:
 
     def _encode(self, facts: Sequence[Fact]) -> list[bytes]:
         try:
+            if len(facts) > _MANY:
+                return [lean(encode(f, self.state.space)) for f in facts]
             return [encode(f, self.state.space) for f in facts]
         except (TypeError, ValueError) as e:
             raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e

@@ -753,3 +753,31 @@ async def test_a_long_history_is_looked_at_off_the_loop(tmp_path: Path) -> None:
     assert first.keys() == {"sampler", "pruner"} and here not in first.values()
     assert {thread for who, id, thread in where if who == "pruner" and id < 20} == {first["pruner"]}
     assert next(told for who, told, _ in where if who == "sampler") == 20
+
+
+async def test_a_long_history_is_written_off_the_loop(tmp_path: Path) -> None:
+    """When a search that has lived in memory gets a checkpoint, all of it is encoded at once."""
+    where: list[int] = []
+
+    def encode(value: Any) -> Any:
+        where.append(threading.get_ident())
+        return value
+
+    own = ah.custom(sample=lambda rng: float(rng.random()), encode=encode, decode=float)
+    search = ah.Search({"x": own}, seed=1)
+    await search.run(lambda params: params["x"], steps=2_000, concurrency=50, quiet=True)
+    running = asyncio.Event()
+
+    async def objective(params: dict[str, Any]) -> float:
+        running.set()
+        await asyncio.Event().wait()
+        return 0.0
+
+    task = asyncio.ensure_future(search.run(objective, steps=1, checkpoint_path=tmp_path / "a.ckpt", quiet=True))
+    where.clear()
+    await asyncio.wait_for(running.wait(), 30)
+    search.stop()
+    search.stop()
+    await task
+    assert len(where) >= 2_000
+    assert where.count(threading.get_ident()) < 100
