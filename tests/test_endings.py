@@ -239,7 +239,9 @@ def test_an_objective_that_exits_ends_the_program_after_the_flush(tmp_path: Path
     words = {"objective": executor, "exits": 3, "steps": 10, "concurrency": 2, "loop": loop}
     with Child("tuning.py", tmp_path, path=str(path), **words) as child:
         assert child.status() == 5
-        assert {0, 2} <= told(path, "completed").keys()
+        assert (
+            len({0, 1, 2} & told(path, "completed").keys()) >= 2
+        )  # before the third and the exit could be side by side
         assert told(path, "failed").keys() == {3}
         assert records(path)[-1]["reason"] == "error"
         assert child.orphans() == []
