@@ -358,7 +358,7 @@ async def test_a_file_system_that_cannot_sync_directories_is_said_and_used(
 
 async def test_the_same_search_can_run_again_when_the_fault_is_gone(tmp_path: Path) -> None:
     broke = 0
-    for at in range(0, 60, 2):
+    for at in range(45):
         place = tmp_path / str(at)
         place.mkdir()
         search = ah.Search(SPACE, seed=5)
@@ -374,4 +374,4 @@ async def test_the_same_search_can_run_again_when_the_fault_is_gone(tmp_path: Pa
         for known in (search, loaded):
             assert sorted(t.id for t in known.history) == list(range(STEPS))
             assert all(t.value == value(t.params) for t in known.history)
-    assert broke >= 20
+    assert broke >= 25
