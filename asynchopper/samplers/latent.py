@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from asynchopper.space import Array, Choice, Scalar, Space
+from asynchopper.space import MISSING, Array, Choice, Scalar, Space
 from asynchopper.space.numbers import reflect
 from asynchopper.space.scalars import Grid, Normal
 from asynchopper.trial import Values
@@ -66,6 +66,10 @@ class Latent:
         free = [isinstance(p, Normal) for p in params]
         self.free: list[bool] = free if any(free) else []
         """Which coordinates have no bounds; empty where all have some."""
+        nobody: Any = None  # nothing is drawn where every parameter has a first guess
+        fixed = not self.arrays and all(leaf.param.init is not MISSING for leaf in space.leaves)
+        self.guess: list[float] = self.encode(space.initial(nobody)) if fixed else []
+        """The coordinates of the first guess, where it is the same each time."""
         self.widths = self._widths()
         self.bounded = self._bounds()
         """Which coordinates have bounds; `None` where all have."""

@@ -50,11 +50,16 @@ class PortfolioSampler:
         drawn = space.sample(rng)
         if not self._tuning.pull or memory.since or not latent.d or latent.d > self._tuning.wide:
             return drawn
-        guess = latent.vector(space.initial(rng))
+        guess = latent.guess or latent.vector(space.initial(rng)).tolist()
+        part = 1.0 - self._tuning.pull * float(rng.random())
         values = list(drawn)
-        latent.fill(
-            values, guess + (1.0 - self._tuning.pull * float(rng.random())) * (latent.vector(drawn) - guess), None
-        )
+        if latent.arrays:
+            origin = np.array(guess)
+            latent.fill(values, origin + part * (latent.vector(drawn) - origin), None)
+            return tuple(values)
+        for i, unit, at, start in zip(latent.scalars, latent.unit, latent.at, guess, strict=True):
+            if (value := values[i]) is not None:
+                values[i] = at(start + part * (unit(value) - start))
         return tuple(values)
 
     def ahead(self, view: View) -> Keyed | None:
