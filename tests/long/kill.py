@@ -18,14 +18,15 @@ def main(kills: int, seed: int) -> None:
     killed = running = in_flight = durable = 0
     while killed < kills:
         now = min(ROUND, kills - killed)
+        concurrency, mean_s = draw.choice([1, 2, 4, 8, 16]), draw.choice([0.005, 0.01, 0.05])
         with tempfile.TemporaryDirectory() as home:
             chaos = Chaos(
                 Path(home),
                 seed=draw.randrange(10**6),
-                steps=now * 150,
-                concurrency=draw.choice([1, 2, 4, 8, 16]),
+                steps=now * max(150, round(0.15 * concurrency / mean_s)),  # more than are done before a kill
+                concurrency=concurrency,
                 directory=draw.random() < 0.3,
-                mean_s=draw.choice([0.005, 0.01, 0.05]),
+                mean_s=mean_s,
             )
             try:
                 chaos.run(now)
