@@ -19,9 +19,8 @@ from asynchopper.history import CODES, COMPLETED, Rows
 from asynchopper.space.typed import Typed
 from asynchopper.state import State
 from asynchopper.trial import Pending
-from asynchopper.values import unspell
+from asynchopper.values import COUNT_LIMIT, unspell
 
-_COUNT_LIMIT = 2**31
 _ORIGINS = 2**15  # as many as a column can tell apart
 _INTERRUPTED = CODES["interrupted"]
 _FIRST = array("q", [1])
@@ -413,4 +412,4 @@ class Bulk:
 
 def _counts(numbers: array[int]) -> Column | None:
     column = np.frombuffer(numbers, np.int64)
-    return None if len(column) and (column.min() < 0 or column.max() >= _COUNT_LIMIT) else column
+    return None if len(column) and (column.min() < 0 or column.max() >= COUNT_LIMIT) else column

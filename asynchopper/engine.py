@@ -65,7 +65,6 @@ class Engine:
         self._waiter: asyncio.Future[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._event_loop = asyncio.get_running_loop()
-        self._plain_tasks = self._event_loop.get_task_factory() is None
         self._context = contextvars.copy_context()  # every evaluation has its own copy of what the caller had
         self._watched = watchers.wanted or ledger.pruner is not None
         self._bare, self._at_once = False, _BATCH
@@ -350,11 +349,7 @@ class Engine:
             self._running[trial.id] = (trial, _NO_TASK)
             self._arrived.append((trial, known))
         else:
-            loop, context = self._event_loop, self._context.copy()
-            if self._plain_tasks:
-                task = asyncio.Task(self._evaluate(trial), loop=loop, context=context)
-            else:
-                task = loop.create_task(self._evaluate(trial), context=context)
+            task = self._event_loop.create_task(self._evaluate(trial), context=self._context.copy())
             self._running[trial.id] = (trial, task)
 
     async def _evaluate(self, trial: RunningTrial) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
-from asynchopper.journal import Replay, aside, fold_portion
+from asynchopper.journal import Replay, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
 from asynchopper.records import encode, lean
@@ -16,7 +16,7 @@ from asynchopper.samplers import Proposer
 from asynchopper.shared import SharedJournal
 from asynchopper.space import Space
 from asynchopper.state import FINISHED, Asked, Ended, Fact, Run, State
-from asynchopper.storage import Joined, SharedStorage
+from asynchopper.storage import Joined, SharedStorage, aside
 from asynchopper.worker import SharedLedger
 
 _log = logging.getLogger("asynchopper")

@@ -17,8 +17,7 @@ import numpy as np
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode, lean
 from asynchopper.state import Asked, Fact, Header, Mark, State
-from asynchopper.storage import Entry, Lines, PromptStorage, Storage
-from asynchopper.storage import aside as aside  # whoever has a journal has this
+from asynchopper.storage import Entry, Lines, PromptStorage, Storage, aside
 
 if TYPE_CHECKING:
     from asynchopper.objective import RunningTrial

@@ -13,12 +13,13 @@ from typing import Any, assert_never
 from asynchopper.budget import Budget
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.history import COMPLETED, NAN, PRUNED
-from asynchopper.journal import Journal, aside
+from asynchopper.journal import Journal
 from asynchopper.objective import Host, RunningTrial
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.proposer import Next
 from asynchopper.state import Asked, Ended, Saved, State, Told
+from asynchopper.storage import aside
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
 from asynchopper.values import from_json, to_json

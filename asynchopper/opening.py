@@ -15,14 +15,14 @@ from typing import Any, Literal, TypedDict
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks.base import Watcher
 from asynchopper.errors import StudyMismatch, UsageError
-from asynchopper.journal import Journal, aside, replay
+from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import PortfolioSampler, Proposer, Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.space import Space
 from asynchopper.state import FINISHED, Fact, Header, Run, State
-from asynchopper.storage import Location, Resume, Storage, open_storage
+from asynchopper.storage import Location, Resume, Storage, aside, open_storage
 
 _log = logging.getLogger("asynchopper")
 

@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from asynchopper.columns import HOLES, Column, NoteColumns
+from asynchopper.columns import Column, NoteColumns, listed
 from asynchopper.history import CODES, COMPLETED, ORIGINS, Rows, Table
 from asynchopper.space import Generator, Space
 from asynchopper.trial import STATES
-from asynchopper.values import Json, from_json, spell, to_json, unspell
+from asynchopper.values import COUNT_LIMIT, Json, as_text, from_json, spell, to_json, unspell
 
 ROWS = 4096
 """Trials in a record, at most, of those that are written."""
 _MOST_ROWS = 2**16
 _MOST_VALUES = 2**22  # in a record, as in any other
-_COUNT_LIMIT = 2**31
 _WIDTHS = (np.int8, np.int16, np.int32)
 
 
@@ -82,7 +81,7 @@ def unpack(body: Mapping[str, Json], space: Space, rng: Callable[[], Generator])
         raise ValueError("a trial that has not ended")
     origins, known = _options(body["origin"], n)
     table = Table(space)
-    if [table.origin(_text(name)) for name in known] != list(range(min(len(known), ORIGINS))):
+    if [table.origin(as_text(name)) for name in known] != list(range(min(len(known), ORIGINS))):
         raise ValueError("origins that are not different names")
     values, completed = _floats(body["value"], n), codes == COMPLETED
     if np.isnan(values[completed]).any():
@@ -100,7 +99,7 @@ def unpack(body: Mapping[str, Json], space: Space, rng: Callable[[], Generator])
         _notes(body.get("note"), n),
         _estimates(body["estimates"], n) if "estimates" in body else {},
         {place: cost for place, x in _by_place(body.get("cost", {}), n) if (cost := unspell(x))},
-        {place: _text(x) for place, x in _by_place(body.get("error", {}), n)},
+        {place: as_text(x) for place, x in _by_place(body.get("error", {}), n)},
     )
     stored: dict[str, tuple[list[Json] | None, Column]] = {}
     for path, column in params.items():
@@ -157,8 +156,7 @@ def _listed(options: list[Json] | None, column: Column) -> list[Any]:
     """What a record of its own would say of each trial."""
     if options is not None:
         return [_ABSENT if at < 0 else options[at] for at in column.tolist()]
-    hole = HOLES[column.dtype.char if column.dtype.char == "d" else "q"]
-    return [_ABSENT if x != x or x == hole else x for x in column.tolist()]
+    return [_ABSENT if x is None else x for x in listed(column)]
 
 
 # -- single columns
@@ -168,7 +166,7 @@ def _written(column: Column) -> Json:
     """Integers in as few bytes as hold them all."""
     if column.dtype.kind == "i" and len(column):
         least, most = int(column.min()), int(column.max())
-        for width in (np.int8, np.int16, np.int32):
+        for width in _WIDTHS:
             if np.iinfo(width).min <= least and most <= np.iinfo(width).max:
                 return to_json(column.astype(width))
     return to_json(column)
@@ -200,7 +198,7 @@ def _integers(data: Json, n: int | None, least: int, limit: int) -> Column:
 
 
 def _counts(data: Json, n: int | None) -> Column:
-    return _integers(data, n, 0, _COUNT_LIMIT)
+    return _integers(data, n, 0, COUNT_LIMIT)
 
 
 def _options(data: Json, n: int, least: int = 0) -> tuple[Column, list[Json]]:
@@ -237,9 +235,3 @@ def _by_place(data: Json, n: int) -> Iterator[tuple[int, Json]]:
         if len(place) > len(str(n)) or not place.isdecimal() or int(place) >= n:
             raise ValueError(f"something of trial {place:.20} among {n}")
         yield int(place), value
-
-
-def _text(x: Json) -> str:
-    if not isinstance(x, str):
-        raise ValueError(f"a text is expected, got {x!r:.40}")
-    return x

@@ -20,7 +20,7 @@ from asynchopper.packed import pack, unpack
 from asynchopper.space import Space
 from asynchopper.state import Asked, Ended, Fact, Finished, Header, PrunerSaw, Run, Saved, Told
 from asynchopper.trial import STATES
-from asynchopper.values import MAX_DEPTH, Json, from_json, spell, to_json, unspell
+from asynchopper.values import COUNT_LIMIT, MAX_DEPTH, Json, as_text, from_json, spell, to_json, unspell
 
 FORMAT = (2, 0)
 """Major and minor version. A newer minor adds kinds and members that older readers may skip."""
@@ -28,7 +28,6 @@ _WITHOUT_TRIALS = (1, 0)
 """The version of a log in which each trial has records of its own, which any reader can read."""
 
 _ADDED = frozenset({"seq", "left", "crc"})
-_COUNT_LIMIT = 2**31  # of trials, attempts and steps; what a hostile file says beyond it fits no column
 _DEPTH_LIMIT = MAX_DEPTH + 4  # a value of the greatest depth, in the places where records hold one
 _VALUES_LIMIT = 2**22  # in one record: what a parser makes of a hostile line stays below some 400 MB
 _TAIL = re.compile(rb',"seq":(0|[1-9][0-9]{0,15})(?:,"left":([1-9][0-9]{0,8}))?,"crc":(0|[1-9][0-9]{0,9})\}$')
@@ -158,7 +157,7 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
             _count(body["id"]),
             _count(body["attempt"]),
             values,
-            _text(body["origin"]),
+            as_text(body["origin"]),
             body.get("note"),
             foreign or None,
         )
@@ -175,7 +174,7 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
             unspell(body.get("cost", 0.0)),
             unspell(body["seconds"]),
             unspell(body["elapsed"]),
-            None if error is None else _text(error),
+            None if error is None else as_text(error),
         )
     if kind == "trials":
         table = unpack(body, space, _generator)
@@ -187,7 +186,7 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
         direction, seed = body["direction"], from_json(body["seed"])
         if direction not in ("maximize", "minimize") or not isinstance(seed, int):
             raise ValueError("a header without a direction or a seed")
-        return Header(_text(body["search"]), direction, seed, dict(_mapping(body["space"])), packed)
+        return Header(as_text(body["search"]), direction, seed, dict(_mapping(body["space"])), packed)
     if kind == "run":
         base, described = body["base"], body.get("space")
         return Run(
@@ -196,14 +195,14 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
             unspell(base["elapsed"]),
             unspell(base["cost"]),
             None if described is None else dict(_mapping(described)),
-            _text(body["started"]),
-            _text(body["host"]),
+            as_text(body["started"]),
+            as_text(body["host"]),
             _count(body["pid"]),
         )
     if kind == "pruner":
-        return PrunerSaw(_text(body["name"]), from_json(body["state"]))
+        return PrunerSaw(as_text(body["name"]), from_json(body["state"]))
     if kind == "ended":
-        return Ended(_text(body["reason"]), unspell(body["elapsed"]))
+        return Ended(as_text(body["reason"]), unspell(body["elapsed"]))
     return None
 
 
@@ -213,7 +212,7 @@ def _generator() -> np.random.Generator:
 
 def _major(said: Json) -> int:
     """Raises for a version that this one cannot read."""
-    major = _text(said).partition(".")[0]
+    major = as_text(said).partition(".")[0]
     if not major.isdecimal():
         raise ValueError(f"a header of format {said!r:.40}")
     if int(major) > FORMAT[0]:
@@ -225,14 +224,8 @@ def _major(said: Json) -> int:
 
 
 def _count(x: Json) -> int:
-    if not isinstance(x, int) or isinstance(x, bool) or not 0 <= x < _COUNT_LIMIT:
+    if not isinstance(x, int) or isinstance(x, bool) or not 0 <= x < COUNT_LIMIT:
         raise ValueError(f"a count is expected, got {x!r:.40}")
-    return x
-
-
-def _text(x: Json) -> str:
-    if not isinstance(x, str):
-        raise ValueError(f"a text is expected, got {x!r:.40}")
     return x
 
 

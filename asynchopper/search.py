@@ -22,7 +22,7 @@ from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
 from asynchopper.iteration import Trials
 from asynchopper.joining import joined
-from asynchopper.journal import Journal, aside, replay
+from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
 from asynchopper.opening import (
@@ -45,7 +45,7 @@ from asynchopper.session import Session
 from asynchopper.signals import Signals
 from asynchopper.space import Space, merge
 from asynchopper.state import PrunerSaw, State
-from asynchopper.storage import Location, Resume, SharedStorage, Storage, open_storage
+from asynchopper.storage import Location, Resume, SharedStorage, Storage, aside, open_storage
 from asynchopper.trial import Trial
 
 

@@ -19,6 +19,8 @@ Json: TypeAlias = Any
 """What orjson reads and writes: None, bool, int, float, str, list, dict with string keys."""
 
 MAX_DEPTH = 64
+COUNT_LIMIT = 2**31
+"""Of trials, attempts and steps; what a hostile file says beyond it fits no column."""
 _INLINE_ENTRIES = 16  # arrays up to this size are spelled out, for people; larger ones are base64 of their bytes
 _DTYPE = re.compile(r"[<|][fiub][0-9]{1,2}")
 _SPELLED: dict[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -31,6 +33,13 @@ def spell(x: float) -> float | str:
     if math.isnan(x):
         return "NaN"
     return "Infinity" if x > 0 else "-Infinity"
+
+
+def as_text(x: Json) -> str:
+    """Raises `ValueError` for anything else."""
+    if not isinstance(x, str):
+        raise ValueError(f"a text is expected, got {x!r:.40}")
+    return x
 
 
 def unspell(x: object) -> float:

@@ -102,22 +102,11 @@ async def test_a_stop_while_a_result_is_written_waits_for_it(tmp_path: Path) -> 
     await resumed(tmp_path, before)
 
 
-async def test_a_run_that_is_cancelled_while_a_result_is_written_keeps_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whom", ["the run", "every task of the loop"])  # as a host does that shuts down
+async def test_what_is_cancelled_while_a_result_is_written_keeps_it(tmp_path: Path, whom: str) -> None:
     storage, objective, search, task = await begun(tmp_path)
     before = list(objective.started)
-    task.cancel()
-    await turns()
-    storage.let_go()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 10)
-    assert [t.id for t in search.history] == before
-    await resumed(tmp_path, before)
-
-
-async def test_every_task_of_the_loop_cancelled_while_a_result_is_written(tmp_path: Path) -> None:
-    storage, objective, search, task = await begun(tmp_path)
-    before = list(objective.started)
-    for other in asyncio.all_tasks() - {asyncio.current_task()}:  # as a host does that shuts down
+    for other in [task] if whom == "the run" else asyncio.all_tasks() - {asyncio.current_task()}:
         other.cancel()
     await turns()
     storage.let_go()

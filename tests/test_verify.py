@@ -22,7 +22,7 @@ from asynchopper.testing.logs import contents
 from asynchopper.testing.system import WithoutSync
 from asynchopper.verify import Report, _Fold, repair, verify
 from tests.damage import DAMAGES, SPACE, checkpoints
-from tests.test_bulk import MEMBERS, ODD_VALUES, SPACES, changed
+from tests.test_bulk import SPACES, change_some
 from tests.test_bulk import logs as some_logs
 
 
@@ -311,10 +311,7 @@ def reported(entries: list[Entry]) -> tuple[Any, ...]:
 def test_in_bulk_it_finds_what_it_finds_record_by_record(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
     space = data.draw(st.sampled_from(SPACES))
     records = [encode(fact, space) for fact in data.draw(some_logs(space))]
-    for _ in range(data.draw(st.integers(0, 2))):
-        i = data.draw(st.integers(0, len(records) - 1))
-        member, value = data.draw(st.sampled_from(MEMBERS)), data.draw(st.sampled_from(ODD_VALUES))
-        records[i] = changed(records[i], member, value, data.draw(st.sampled_from(["set", "first", "twice", "gone"])))
+    change_some(data, records, 0)
     entries = [Entry(i, record) for i, record in enumerate(records)]
     if data.draw(st.booleans()):
         entries = [Entry(i, entry.data) for i, entry in enumerate(entries[1:])]
