@@ -3,12 +3,16 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 import asynchopper as ah
 from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler
-from asynchopper.samplers.tuning import Tuning
+from asynchopper.samplers.base import View
+from asynchopper.samplers.block import Blocks
+from asynchopper.samplers.tuning import CMA, Tuning
+from asynchopper.space import Generator
 from asynchopper.state import Told
 from tests.test_samplers import MIXED, NESTED, Driven
 
@@ -72,17 +76,93 @@ def test_a_block_holds_what_the_space_has_and_nothing_twice(space: str) -> None:
         }
 
 
+@pytest.mark.parametrize("trials", [40, 400, 1500])
 @pytest.mark.parametrize("slots", [1, 16, 100])
-def test_a_search_that_resumes_within_a_block_goes_on_with_it(slots: int) -> None:
+def test_a_search_that_resumes_within_a_block_goes_on_with_it(slots: int, trials: int) -> None:
     search = Quick(MIXED, 1e-4)
-    search.run(value, 1500 - slots, slots)
+    search.run(value, trials, slots)
     other = search.resumed()
     for _ in range(300):  # into the next blocks
         mine, theirs = search.ask(), other.ask()
-        assert search.by_the_block and other.by_the_block
+        assert search.by_the_block == other.by_the_block == (trials == 1500)
         assert mine == theirs
         search.tell(mine[0], value(mine[1]))
         other.tell(theirs[0], value(theirs[1]))
+
+
+def apart(a: list[Any], b: list[Any]) -> float:
+    """How far two samples are from having one distribution: the Kolmogorov-Smirnov statistic."""
+    x, y = np.sort(np.array(a, np.float64)), np.sort(np.array(b, np.float64))
+    at = np.concatenate((x, y))
+    return float(np.abs(np.searchsorted(x, at, "right") / len(x) - np.searchsorted(y, at, "right") / len(y)).max())
+
+
+def stream(number: int) -> Generator:
+    return np.random.Generator(np.random.Philox(key=np.array((7, number), np.uint64)))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_moves_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
+    search, many = Quick(SPACES[space], 1e-4), 4000
+    search.run(value, 300)
+    memory, sampler, rng = search.sampler._memory, search.sampler, stream(0)
+    assert memory is not None
+    view = View(search.state, 0.5, False, 0.6)
+    alone = [sampler._narrow(memory, view, rng) for _ in range(many)]
+    block = Blocks(memory)._make(many, 0.6, rng)
+    for a, b in zip(zip(*[p.values for p in alone], strict=True), zip(*block.values, strict=True), strict=True):
+        assert apart(list(a), list(b)) < 0.045
+    assert apart([p.note[0] for p in alone], block.moves) < 0.045
+    for move in range(CMA + 1):
+        singly, steps = (
+            [p.note[1] for p in alone if p.note[0] == move],
+            np.array(block.steps)[np.array(block.moves) == move],
+        )
+        assert (
+            apart(singly, list(steps)) < 1.95 * math.sqrt(1 / len(singly) + 1 / len(steps))
+            if len(singly)
+            else not len(steps)
+        )
+    changed = [
+        sum(v != w for v, w in zip(search.state.table.row(p.note[2]), p.values, strict=True))
+        for p in alone
+        if p.note[0] != CMA
+    ]
+    in_block = [
+        sum(v != w for v, w in zip(parent.values, new, strict=True))
+        for parent, new, move in zip(block.parents, block.values, block.moves, strict=True)
+        if move != CMA
+    ]
+    assert apart(changed, in_block) < 0.045
+
+
+@pytest.mark.parametrize("place", [0, 5, 63])
+def test_a_new_best_ends_a_block(place: int) -> None:
+    search = Quick(MIXED, 1e-4)
+    search.run(value, 1300)
+    id, _ = search.ask()
+    memory = search.sampler._memory
+    assert memory is not None
+    for _ in range(64):
+        if memory.rows == search.state.told:  # where a block begins
+            break
+        search.tell(id, 100.0)
+        id, _ = search.ask()
+    assert memory.until == memory.rows + 64
+    rows = memory.rows
+    for _ in range(place):
+        search.tell(id, 100.0)
+        id, _ = search.ask()
+    assert memory.rows == rows
+    search.tell(id, -100.0)
+    best = search.state.told - 1
+    other = search.resumed()
+    for _ in range(30):
+        mine = search.ask()
+        assert mine == other.ask()
+    assert memory.rows == best + 1
+    parents = [p.note[2] for p in search.state.pending.values()]
+    assert parents.count(best) > 10
 
 
 def test_where_results_take_their_time_every_candidate_knows_all_of_them() -> None:
@@ -119,4 +199,4 @@ def test_blocks_find_about_as_good_a_place_as_one_by_one() -> None:
         block: sorted(Quick(space, 1e-4, seed, Tuning(block=block)).run(bowl, 3000) for seed in range(3))[1]
         for block in (True, False)
     }
-    assert found[True] < max(1e-6, 100 * found[False])
+    assert found[True] < max(1e-10, 100 * found[False])

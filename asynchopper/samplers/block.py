@@ -1,98 +1,205 @@
 """Candidates by the block: where evaluations cost next to nothing, one call makes those of many trials.
 
-A block is a function of what was known when the last granule of trials was full, so that a search that is resumed in the
-middle of one makes the same block again.
+A block is a function of what was known when the last one ended: when so many trials had finished as it has
+candidates, or with a new best. So a search that is resumed in the middle of one makes the same block again.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from asynchopper.samplers.base import View
+from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Vector, array_at
-from asynchopper.samplers.screen import Candidates, Screen
-from asynchopper.samplers.tuning import CMA
-from asynchopper.space import Array, Choice, Space
-from asynchopper.trial import Proposal
+from asynchopper.samplers.memory import Elite, Memory
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE
+from asynchopper.space import Array, Choice, Generator
+from asynchopper.state import State
+from asynchopper.trial import Proposal, Values
 
 _SPARE = 4  # one more candidate for so many
+_NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
 
 Keyed = tuple[int, Proposal]
+Codes = np.ndarray[Any, np.dtype[np.intp]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class Coordinate:
+    """Many values of a number, or of an ordinal choice, at a time."""
+
+    def __init__(self, param: Any) -> None:
+        self.n, self.array = 0, None if isinstance(param, Choice) else Array(param, (1,), param.init)
+        if isinstance(param, Choice):
+            self.n = param.n
+
+    def at(self, z: Vector) -> np.ndarray[Any, Any]:
+        """The values at coordinates from 0 to 1."""
+        return _option(z, self.n) if self.array is None else array_at(self.array, z)
+
+
+class Block(NamedTuple):
+    """Candidates that were made together, in the order of their moves, and the order in which they are to be had."""
+
+    values: list[Values]
+    parents: list[Elite]
+    moves: list[int]
+    steps: list[float]
+    order: list[int]
 
 
 class Blocks:
-    """The blocks of a memory, one at a time, for a space that is `Latent.simple`."""
+    """The blocks of a memory, one at a time, for a space that is `Latent.simple`: the moves as they are made one by one, for
+    many trials in one call."""
 
-    def __init__(self, screen: Screen) -> None:
-        self.screen, self.memory = screen, screen.memory
-        latent = screen.latent
-        params = [latent.space.leaves[i].param for i in latent.scalars]
-        self._columns = [None if isinstance(p, Choice) else Array(p, (1,), p.init) for p in params]  # type: ignore[arg-type]  # all others are scalars
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        latent = memory.latent
+        leaves = latent.space.leaves
+        self._coordinates = [Coordinate(leaves[i].param) for i in latent.scalars]
+        self._others = np.array([leaves[i].param.cardinality - 1 for i in latent.options], np.float64)
+        self._movable = [leaf for leaf in leaves if leaf.param.cardinality > 1]
         self._rows = self._warmth = -1
-        self._size = 0
-        self._block: list[Keyed | None] = []
+        self._size = self._far = 0
+        self._block = Block([], [], [], [], [])
 
     def next(self, view: View) -> Keyed | None:
         """The candidate for the next trial, and its key; `None` where all that are left have been asked before."""
-        state, rows = view.state, self.memory.rows
-        seen = state.seen
+        state, memory = view.state, self.memory
+        rows = memory.rows
         warmth = round(5.0 * view.temperature)  # in steps, so that the block lasts
         if rows != self._rows or warmth != self._warmth:
             assert view.stream is not None
-            self._size = self.memory.tuning.granule(rows)
-            self._block = self._make(self._size, warmth / 5, view.stream(rows))
+            self._size = memory.until - rows
+            self._block = self._make(self._size + self._size // _SPARE, warmth / 5, view.stream(rows))
+            self._far = memory.elites[min(len(memory.elites) - 1, memory.tuning.cma_parent)].row
             self._rows, self._warmth = rows, warmth
-        size = self._size
+        order, size = self._block.order, self._size
         place = (state.next_id - rows) % size
-        keyed = self._block[place]
-        if keyed is not None and (seen is None or keyed[0] not in seen):
-            return keyed
-        for keyed in self._block[size + place // _SPARE :]:
-            if keyed is not None and (seen is None or keyed[0] not in seen):
-                return keyed
-        return None
+        found = self._at(order[place], state)
+        if found is None:
+            spare = (self._at(at, state) for at in order[size + place // _SPARE :])
+            found = next((keyed for keyed in spare if keyed is not None), None)
+        return found
 
-    def _make(self, size: int, warmth: float, rng: np.random.Generator) -> list[Keyed | None]:
-        """A candidate for each trial, and some in the place of those that turn out to be known; `None` for what is none."""
-        memory, space = self.memory, self.memory.latent.space
-        size += size // _SPARE
-        odds = np.array(memory.odds)
+    def _at(self, at: int, state: State) -> Keyed | None:
+        """A candidate of the block; `None` where it has been asked before."""
+        values, parents, moves, steps, _ = self._block
+        new, move, seen = values[at], moves[at], state.seen
+        key = state.space.key(new)
+        if seen is not None and key in seen:
+            return None
+        return key, Proposal(new, "local", [move, steps[at], self._far if move == CMA else parents[at].row])
+
+    def _make(self, size: int, warmth: float, rng: Generator) -> Block:
+        memory, latent, t = self.memory, self.memory.latent, self.memory.tuning
+        elites = memory.elites
+        odds = list(memory.odds)
         if memory.distribution is None:
-            odds[CMA] = 0.0
-        made = self.screen.candidates([*rng.multinomial(size, odds / odds.sum()).tolist(), 0], warmth, rng)
-        far = memory.elites[min(len(memory.elites) - 1, memory.tuning.cma_parent)].row
-        values, key, block = self._values(space, made), space.key, list[Keyed | None]()
-        for new, parent, move, step in zip(values, made.parents, made.moves, _short(made.steps), strict=True):
-            if new == parent.values:
-                block.append(None)
-            else:
-                note = [move, step, far if move == CMA else parent.row]
-                block.append((key(new), Proposal(new, "local", note)))
-        return [block[i] for i in rng.permutation(size).tolist()]
-
-    def _values(self, space: Space, made: Candidates) -> list[tuple[Any, ...]]:
-        """The candidates; what did not move is its parent's to the last digit."""
-        latent, elites = self.memory.latent, self.memory.elites[: int(made.chosen.max()) + 1]
-        columns: list[list[Any] | None] = [None] * space.n
-        moved = made.z != np.array([e.vector for e in elites])[made.chosen]
+            odds[DENSE], odds[CMA] = odds[DENSE] + odds[CMA], 0.0
+        total = sum(odds)
+        counts = rng.multinomial(size, [p / total for p in odds]).tolist()
+        few = min(len(elites), max(2, min(10, memory.completed // 8)))
+        u = (rng.random(size) - t.best_parent) * (few / (1.0 - t.best_parent))
+        chosen = np.maximum(u, 0.0, out=u).astype(np.intp)  # three in four are the best
+        z, moved, flips, steps = self._moves(counts, chosen, warmth, rng)
+        near = elites[:10]
+        columns = [[leaf.param.init] * size for leaf in latent.space.leaves]
         for k, i in enumerate(latent.scalars):
-            array, z = self._columns[k], made.z[:, k]
-            if array is None:
-                n = int(space.leaves[i].param.cardinality)
-                fresh = np.minimum((z * n).astype(np.int64), n - 1)
-            else:
-                fresh = array_at(array, z)
-            columns[i] = np.where(moved[:, k], fresh, np.array([e.values[i] for e in elites])[made.chosen]).tolist()
-        for k, i in enumerate(latent.options):
-            columns[i] = made.codes[:, k].tolist()
-        rest = elites[0].values
-        filled = [[rest[i]] * len(made.z) if column is None else column for i, column in enumerate(columns)]
-        return list(zip(*filled, strict=True))
+            own = np.array([e.values[i] for e in near]).take(chosen)
+            columns[i] = np.where(moved[:, k], self._coordinates[k].at(z[:, k]), own).tolist()
+        if latent.options:
+            known = np.array([[e.values[i] for i in latent.options] for e in near], np.intp)
+            codes = self._flipped(known, chosen, flips, counts, rng)
+            for k, i in enumerate(latent.options):
+                columns[i] = codes[:, k].tolist()
+        values, parents = list(zip(*columns, strict=True)), [elites[i] for i in chosen.tolist()]
+        for at, (new, parent) in enumerate(zip(values, parents, strict=True)):
+            if new == parent.values:
+                values[at] = self._nudged(new, rng)
+        moves = [move for move, count in enumerate(counts) for _ in range(count)]
+        return Block(values, parents, moves, _short(steps), rng.permutation(size).tolist())
+
+    def _moves(
+        self, counts: list[int], chosen: Codes, warmth: float, rng: Generator
+    ) -> tuple[Vector, Flags, Flags, Vector]:
+        """Where so many of each move lead, from the parents of these ranks; what has moved, which options are to change, and
+        the steps."""
+        memory, latent = self.memory, self.memory.latent
+        d, n, elites, size = latent.d, latent.n, memory.elites, len(chosen)
+        dense, sparse, difference, shrinking, cma = (
+            slice(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)
+        )
+        base = np.array([e.vector for e in elites[:10]]).take(chosen, axis=0)
+        z, noise, us = base.copy(), rng.standard_normal((size, d)), rng.random((size, n))
+        steps, flips = rng.standard_normal(size), np.zeros((size, n - d), np.bool_)
+        if counts[DENSE]:
+            step = steps[dense] = memory.steps[DENSE] * np.exp(0.5 * steps[dense])
+            z[dense] += np.maximum(step[:, None], 0.35 * latent.widths) * noise[dense]
+            np.less(us[dense, d:], min(0.25, 1.0 / max(1, n - d)), out=flips[dense])
+        if count := counts[SPARSE]:
+            step = steps[sparse] = memory.steps[SPARSE] * np.exp(0.8 * steps[sparse])
+            u = rng.random((count, 4))
+            which = (u[:, 1:] * n).astype(np.intp)
+            np.copyto(which, which[:, :1], where=3.0 * u[:, :1] < _NTH)  # one to three of them are different
+            some = np.zeros((count, n), np.bool_)
+            some[np.arange(count)[:, None], which] = True
+            z[sparse] += np.maximum(step[:, None], 0.5 * latent.widths) * noise[sparse] * some[:, :d]
+            flips[sparse] = some[:, d:]
+        if count := counts[DIFFERENCE]:
+            pool = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
+            u = rng.random((5, count))
+            pairs = (u[:2].ravel() * pool).astype(np.intp).tolist()
+            ends = np.array([elites[i].vector for i in pairs])
+            away = ends[:count] - ends[count:] + (u[2] < 0.3)[:, None] * (elites[0].vector - base[difference])
+            rate = (0.3 + 0.6 * (u[3] < 0.5))[:, None]
+            z[difference] += (0.2 + 0.8 * u[4])[:, None] * away * (us[difference, :d] < rate)
+            np.less(us[difference, d:], 0.5 * rate, out=flips[difference])
+            steps[difference] = 0.0
+        if count := counts[SHRINKING]:
+            some = us[shrinking].argsort(axis=1) < max(1, round(warmth * n))
+            z[shrinking] += 0.3 * warmth * np.sqrt(rng.random((count, d))) * noise[shrinking] * some[:, :d]
+            flips[shrinking] = some[:, d:]
+            steps[shrinking] = 0.3 * warmth
+        if counts[CMA]:
+            assert isinstance(memory.distribution, Distribution)
+            z[cma] = memory.distribution.samples(noise[cma])
+            np.less(us[cma, d:], 1.0 / max(2, n), out=flips[cma])
+            steps[cma] = memory.distribution.generation
+        moved = z != base
+        return latent.reflect(z), moved, flips, steps
+
+    def _flipped(self, known: Codes, chosen: Codes, flips: Flags, counts: list[int], rng: Generator) -> Codes:
+        """The options of the candidates: their parents', but where they change, what another elite has, or any other."""
+        own = known.take(chosen, axis=0)
+        u = rng.random((3, *flips.shape))
+        others = np.take_along_axis(known, (u[0] * len(known)).astype(np.intp), axis=0)
+        changed = (u[1] * self._others).astype(np.intp)
+        changed += changed >= own
+        before, mixed = sum(counts[:DIFFERENCE]), (u[2] < 0.4) & (others != own)
+        mixed[before : before + counts[DIFFERENCE]] = True
+        np.copyto(changed, others, where=mixed)
+        return np.where(flips, changed, own)
+
+    def _nudged(self, values: Values, rng: Generator) -> Values:
+        """One leaf moved to a neighbour, where nothing else has changed."""
+        new = list(values)
+        if self._movable:
+            u, v = rng.random(2).tolist()
+            leaf = self._movable[int(u * len(self._movable))]
+            new[leaf.index] = leaf.move(values[leaf.index], v, rng, 0.1)
+        return tuple(new)
+
+
+def _option(u: Vector, n: int) -> np.ndarray[Any, Any]:
+    """One of `n` for each number from 0 to 1."""
+    return np.minimum((u * n).astype(np.int64), n - 1)
 
 
 def _short(steps: Vector) -> list[float]:
     """To four digits: no more are logged."""
-    power = 10.0 ** (3 - np.floor(np.log10(np.maximum(steps, 1e-12))))
+    power = 10.0 ** (3.0 - np.floor(np.log10(np.maximum(steps, 1e-12))))
     return list((np.rint(steps * power) / power).tolist())

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from asynchopper.facts import Run
 from asynchopper.history import COMPLETED
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
@@ -22,6 +23,7 @@ from asynchopper.state import State
 from asynchopper.trial import Values
 
 _HEAVIEST = 1e100
+_PACED = 64  # trials whose pace is looked at
 _LARGEST = 1e150  # its square is a float still
 
 
@@ -72,10 +74,16 @@ class Memory:
         """How many trials have to be finished for `catch_up` to do anything."""
         self.swift = False
         """Whether results are so many and come so quickly that candidates are made by the block."""
+        self.until = _PACED
+        """The row at which it is decided anew whether it is so; a new best ends a block before."""
+        self.record = math.inf
+        """The smallest loss of all."""
         self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
         """How many trials have to be finished for the distribution to begin."""
         self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
         """Where the last descents ended."""
+        self._run: Run | None = None
+        self._steps: int | None = None
         self._start(0)
 
     def _start(self, row: int) -> None:
@@ -102,9 +110,8 @@ class Memory:
         """Whether the next candidate comes from the whole space."""
         if self.rows - self.since >= self.first:
             return False
-        steps = state.run.budget.get("steps") if state.run is not None else None
-        wanted = self.first
-        if isinstance(steps, int):
+        wanted, steps = self.first, self._budget(state)
+        if steps is not None:
             wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
         return self.rows - self.since + len(state.pending) < wanted
 
@@ -112,28 +119,45 @@ class Memory:
         """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""
         if self.swift:
             return False
-        t = self.tuning
-        steps = state.run.budget.get("steps") if state.run is not None else None
-        if isinstance(steps, int) and steps <= t.few_steps:
+        t, steps = self.tuning, self._budget(state)
+        if steps is not None and steps <= t.few_steps:
             return True
         mean = self.spent / max(1, self.rows)
         return mean >= t.slow and mean >= t.slow_each * (1 + len(state.pending))
 
+    def _budget(self, state: State) -> int | None:
+        """How many trials the present run may have, where that was said."""
+        run = state.run
+        if run is not self._run:
+            steps = run.budget.get("steps") if run is not None else None
+            self._run, self._steps = run, steps if isinstance(steps, int) else None
+        return self._steps
+
     def catch_up(self, state: State) -> None:
-        """Folds the rows that are new: all of them, or where they come swiftly, whole granules only."""
+        """Folds the rows that are new: all of them, or where they come swiftly, whole granules and new bests only."""
         end, elapsed, t = len(state.table), state.table.elapsed, self.tuning
         while self.rows < end:
-            size = t.granule(self.rows)
-            full = self.rows - self.rows % size + size
-            if self.swift and full > end:
-                return
-            self._take_in(state, min(full, end))
-            self.due = self.rows + 1
-            if self.rows == full:  # looked at only here, so that it is a fold as well
-                pace = (elapsed[full - 1] - elapsed[full - size]) / size
-                self.swift = self._blocks and full >= t.block_after and 0.0 < pace < t.block_pace
-                if self.swift:
-                    self.due = full + t.granule(full)
+            stop = self.until
+            if self.swift:
+                news = self._news(state, min(stop, end))
+                if news is not None:
+                    stop = news + 1
+                elif stop > end:
+                    break
+            self._take_in(state, min(stop, end))
+            if self.rows == stop:  # looked at only here, so that it is a fold as well
+                pace = (elapsed[stop - 1] - elapsed[stop - _PACED]) / _PACED
+                self.swift = self._blocks and stop >= t.block_after and 0.0 < pace < t.block_pace
+                self.until = stop + (t.granule(stop) if self.swift else _PACED)
+        self.due = self.until if self.swift else self.rows + 1
+
+    def _news(self, state: State, end: int) -> int | None:
+        """The first row that is better than all before it, where there is one."""
+        values, states, sign, best = state.table.values, state.table.states, self.sign, self.record
+        for row in range(self.rows, end):
+            if -sign * values[row] < best and states[row] == COMPLETED:
+                return row
+        return None
 
     def _take_in(self, state: State, end: int) -> None:
         table, sign, notes = state.table, self.sign, state.table.notes
@@ -143,6 +167,8 @@ class Memory:
             if states[row] != COMPLETED:
                 continue
             loss = -sign * values[row]
+            if loss < self.record:
+                self.record = loss
             if not -_LARGEST <= loss <= _LARGEST:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
             note = notes.usual(row)

@@ -68,7 +68,7 @@ class PortfolioSampler:
         if not memory.swift or not memory.elites or (view.seeding and view.seeding_fixed):
             return None
         if self._blocks is None or self._blocks.memory is not memory:
-            self._blocks = Blocks(Screen(memory, self._tuning))
+            self._blocks = Blocks(memory)
         return self._blocks.next(view)
 
     def _recall(self, state: State) -> Memory:
@@ -77,7 +77,7 @@ class PortfolioSampler:
         if memory is None or self._state is None or self._state() is not state or self._rewound != state.rewound:
             memory = self._memory = Memory(state, self._tuning)
             self._state, self._rewound = ref(state), state.rewound
-        if len(state.table.ids) >= memory.due:
+        if len(state.table.ids) >= memory.due or state.best_row >= memory.rows:
             memory.catch_up(state)
         return memory
 
