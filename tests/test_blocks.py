@@ -10,7 +10,8 @@ import asynchopper as ah
 from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler
 from asynchopper.samplers.base import View
-from asynchopper.samplers.block import Blocks
+from asynchopper.samplers.block import Blocks, Seeds
+from asynchopper.samplers.memory import Memory
 from asynchopper.samplers.tuning import CMA, Tuning
 from asynchopper.space import Generator
 from asynchopper.state import Told
@@ -67,7 +68,7 @@ def test_a_block_holds_what_the_space_has_and_nothing_twice(space: str) -> None:
     assert search.by_the_block
     keys = [search.state.space.key(search.state.table.row(i)) for i in range(2000)]
     assert len(set(keys)) == 2000
-    for i in range(1100, 2000):
+    for i in (*range(60), *range(1100, 2000)):  # the first are seeds
         row = search.state.table.row(i)
         params = search.state.space.build(row)
         assert search.state.space.fit(params, None, search.proposer._streams.at(0)) == row  # each of its values is one
@@ -90,6 +91,17 @@ def test_a_search_that_resumes_within_a_block_goes_on_with_it(slots: int, trials
         other.tell(theirs[0], value(theirs[1]))
 
 
+def test_a_search_that_resumes_while_all_that_was_asked_are_seeds_asks_the_same_ones() -> None:
+    search = Quick(MIXED, 1e-4)
+    asked = [search.ask()[1] for _ in range(101)]
+    other = search.resumed()
+    for _ in range(899):  # through the larger blocks
+        mine, theirs = search.ask(), other.ask()
+        assert mine == theirs
+        asked.append(mine[1])
+    assert len({str(params) for params in asked}) == 1000
+
+
 def apart(a: list[Any], b: list[Any]) -> float:
     """How far two samples are from having one distribution: the Kolmogorov-Smirnov statistic."""
     x, y = np.sort(np.array(a, np.float64)), np.sort(np.array(b, np.float64))
@@ -99,6 +111,21 @@ def apart(a: list[Any], b: list[Any]) -> float:
 
 def stream(number: int) -> Generator:
     return np.random.Generator(np.random.Philox(key=np.array((7, number), np.uint64)))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_seeds_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
+    search, many = Quick(SPACES[space], 1e-4), 4000
+    memory, rng = Memory(search.state, Tuning()), stream(0)
+    alone = [search.sampler._seed(memory, rng) for _ in range(many)]
+    seeds, together = Seeds(memory.latent, Tuning().pull if memory.latent.d else 0.0), []
+    for number in range(many):
+        search.state.next_id = number
+        keyed = seeds.next(View(search.state, 0.0, True, 1.0, stream=stream))
+        assert keyed is not None
+        together.append(keyed[1].values)
+    for a, b in zip(zip(*alone, strict=True), zip(*together, strict=True), strict=True):
+        assert apart(list(a), list(b)) < 0.045  # one pair of samples in a thousand of this size is
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -1,7 +1,8 @@
-"""Candidates by the block: where evaluations cost next to nothing, one call makes those of many trials.
+"""Candidates by the block: where evaluations cost next to nothing, or many begin at once, one call makes those of many trials.
 
-A block is a function of what was known when the last one ended: when so many trials had finished as it has
-candidates, or with a new best. So a search that is resumed in the middle of one makes the same block again.
+A block of moves is a function of what was known when the last one ended: when so many trials had finished as it has
+candidates, or with a new best. One of seeds is a function of its number alone. So a search that is resumed in the middle of
+one makes the same block again.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import numpy as np
 
 from asynchopper.samplers.base import View
 from asynchopper.samplers.cma import Distribution
-from asynchopper.samplers.latent import Vector, array_at
+from asynchopper.samplers.latent import Latent, Vector, array_at, array_unit
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE
 from asynchopper.space import Array, Choice, Generator
+from asynchopper.space.scalars import Normal
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 
 _SPARE = 4  # one more candidate for so many
+_FIRST, _SEEDS = 64, 256  # seeds in the first block, and in any other
+_APART = 2**63  # what separates the streams of seeds from those of moves
 _NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
 
 Keyed = tuple[int, Proposal]
@@ -39,6 +43,55 @@ class Coordinate:
     def at(self, z: Vector) -> np.ndarray[Any, Any]:
         """The values at coordinates from 0 to 1."""
         return _option(z, self.n) if self.array is None else array_at(self.array, z)
+
+    def unit(self, values: np.ndarray[Any, Any]) -> Vector:
+        """The coordinates of values."""
+        return (values + 0.5) / self.n if self.array is None else array_unit(self.array, values)
+
+    def draw(self, size: int, rng: Generator) -> np.ndarray[Any, Any]:
+        """Values from anywhere."""
+        if self.array is not None and isinstance(self.array.scalar, Normal):
+            return self.at(rng.standard_normal(size) / 6.0 + 0.5)
+        return self.at(rng.random(size))
+
+
+class Seeds:
+    """Draws from the whole space, their numbers moved a part of the way to the first guess, for a space that is
+    `Latent.simple`. Few searches need more than the first block; where more begin at once, larger ones cost less."""
+
+    def __init__(self, latent: Latent, pull: float) -> None:
+        self.latent, self.pull = latent, pull
+        leaves = latent.space.leaves
+        self._coordinates = [Coordinate(leaves[i].param) for i in latent.scalars]
+        self._number = -1
+        self._block: list[Values] = []
+
+    def next(self, view: View) -> Keyed | None:
+        """The seed of the next trial, and its key; `None` where it has been asked before."""
+        state = view.state
+        size = _FIRST if state.next_id < _FIRST else _SEEDS
+        number, place = divmod(state.next_id, size)
+        number += size  # no two blocks have the same
+        if number != self._number:
+            assert view.stream is not None
+            self._block = self._make(size, view.stream(number + _APART))
+            self._number = number
+        new = self._block[place]
+        key = state.space.key(new)
+        return None if state.seen is not None and key in state.seen else (key, Proposal(new, "seeding"))
+
+    def _make(self, size: int, rng: Generator) -> list[Values]:
+        latent, leaves = self.latent, self.latent.space.leaves
+        columns: list[list[Any]] = [[leaf.param.init] * size for leaf in leaves]
+        part = 1.0 - self.pull * rng.random(size)
+        for i, coordinate, start in zip(latent.scalars, self._coordinates, latent.guess, strict=True):
+            drawn = coordinate.draw(size, rng)
+            if self.pull:
+                drawn = coordinate.at(start + part * (coordinate.unit(drawn) - start))
+            columns[i] = drawn.tolist()
+        for i in latent.options:
+            columns[i] = _option(rng.random(size), int(leaves[i].param.cardinality)).tolist()
+        return list(zip(*columns, strict=True))
 
 
 class Block(NamedTuple):

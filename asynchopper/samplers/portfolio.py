@@ -9,7 +9,7 @@ from weakref import ref
 import numpy as np
 
 from asynchopper.samplers.base import View
-from asynchopper.samplers.block import Blocks, Keyed
+from asynchopper.samplers.block import Blocks, Keyed, Seeds
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
@@ -29,12 +29,12 @@ class PortfolioSampler:
         self._memory: Memory | None = None
         self._screen: Screen | None = None
         self._blocks: Blocks | None = None
+        self._seeds: Seeds | None = None
 
     def propose(self, view: View, rng: Generator) -> Proposal:
         state = view.state
         memory = self._recall(state)
-        fixed = view.seeding and view.seeding_fixed
-        if not memory.elites or fixed or ((view.seeding or memory.since) and memory.seeding(state)):
+        if self._seeding(memory, view):
             return Proposal(self._seed(memory, rng), "seeding")
         if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
             if rng.random() < memory.quadratic:
@@ -43,6 +43,12 @@ class PortfolioSampler:
                     return found
             return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
+
+    def _seeding(self, memory: Memory, view: View) -> bool:
+        """Whether the next candidate comes from the whole space."""
+        if not memory.elites or (view.seeding and view.seeding_fixed):
+            return True
+        return (view.seeding or bool(memory.since)) and memory.seeding(view.state)
 
     def _seed(self, memory: Memory, rng: Generator) -> Values:
         """A draw from the whole space, its numbers moved a part of the way to the first guess."""
@@ -65,7 +71,16 @@ class PortfolioSampler:
     def ahead(self, view: View) -> Keyed | None:
         """A candidate of those that were made together, and its key, where there are such; it needs no draws of its own."""
         memory = self._recall(view.state)
-        if not memory.swift or not memory.elites or (view.seeding and view.seeding_fixed):
+        latent = memory.latent
+        if not latent.simple:
+            return None
+        if (view.seeding or not memory.elites or memory.since) and self._seeding(memory, view):
+            if memory.since:  # a later descent's, which are not moved to the first guess
+                return None
+            if self._seeds is None or self._seeds.latent is not latent:
+                self._seeds = Seeds(latent, self._tuning.pull if 0 < latent.d <= self._tuning.wide else 0.0)
+            return self._seeds.next(view)
+        if not memory.swift:
             return None
         if self._blocks is None or self._blocks.memory is not memory:
             self._blocks = Blocks(memory)
