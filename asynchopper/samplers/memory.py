@@ -18,7 +18,7 @@ from asynchopper.history import COMPLETED
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.latent import Latent, Vector
-from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, Tuning
+from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, SPARSE, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
 
@@ -62,7 +62,9 @@ class Memory:
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
         self._blocks = tuning.block and self.latent.simple and self.latent.d <= tuning.wide
-        self._odds: Sequence[float] | None = tuning.first_odds if self.latent.d <= tuning.wide else tuning.wide_odds
+        self._odds: Sequence[float] | None = tuning.wide_odds
+        if self.latent.d <= tuning.wide:
+            self._odds = self._possible(tuning.first_odds)
         self.weight = 1.0
         """What an outcome counts: more and more, instead of what came before less and less."""
         self._counts = self.won, self.tried, self.weight
@@ -273,8 +275,15 @@ class Memory:
             won, tried, weight = self._counts
             rates = [(w + 0.1 * weight) / (n + 0.4 * weight) for w, n in zip(won, tried, strict=True)]
             total = sum(rates)
-            self._odds = [t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)]
+            self._odds = self._possible([t.adaptive * r / total + f for r, f in zip(rates, t.floors, strict=True)])
         return self._odds
+
+    def _possible(self, odds: Sequence[float]) -> Sequence[float]:
+        """The odds of the moves that there are: sparse ones are for spaces with options."""
+        if self.latent.options:
+            return odds
+        total = sum(odds) - odds[SPARSE]
+        return [0.0 if move == SPARSE else p / total for move, p in enumerate(odds)]
 
     @property
     def quadratic(self) -> float:

@@ -31,8 +31,6 @@ class Candidates(NamedTuple):
     z: Vector
     codes: Codes
     parents: list[Elite]
-    chosen: Codes
-    """The ranks of the parents."""
     moves: list[int]
     steps: Vector
     order: list[int]
@@ -118,7 +116,8 @@ class Screen:
         through a cycle, so that candidates that are out together differ."""
         state = view.state
         model = self._model(state)
-        made = self.candidates(self.tuning.candidates, view.temperature, rng)
+        counts = self.tuning.candidates if self.latent.options else self.tuning.candidates_of_numbers
+        made = self.candidates(counts, view.temperature, rng)
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(state))
         betas = self.tuning.betas
         beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
@@ -248,7 +247,7 @@ class Screen:
         if self.features.parents:
             z[self._inactive(z, codes)] = 0.5
         parents = [elites[i] for i in chosen.tolist()]
-        return Candidates(z, codes, parents, chosen, np.minimum(kind, CMA).tolist(), steps, [])
+        return Candidates(z, codes, parents, np.minimum(kind, CMA).tolist(), steps, [])
 
     def _activate(self, z: Vector, codes: Codes, before: Codes, elites: list[Elite], rng: Generator) -> Vector:
         """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random."""

@@ -86,10 +86,12 @@ class Tuning:
     bottoms: int = 64
     """How many ends are remembered."""
 
-    # what it is asked: candidates from each move and from the whole space, and the cycle of beta
+    # what it is asked: candidates from each move and from the whole space, where there are options and where all is numbers,
+    # and the cycle of beta
     unscreened_alone: float = 0.05
     unscreened_among: float = 0.25
     candidates: tuple[int, ...] = (60, 60, 20, 10, 25, 15)
+    candidates_of_numbers: tuple[int, ...] = (90, 0, 30, 15, 40, 15)
     betas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
 
     @staticmethod
