@@ -321,19 +321,33 @@ class Search:
         )
 
     def stop(self) -> None:
-        """Ends the run as SIGINT would: nothing more is proposed, and what runs gets the grace. From any thread."""
-        loop = self._event_loop
-        if self._busy and loop is not None:
-            if self._engine is not None:
-                self._engine.hurried = True
-            with contextlib.suppress(RuntimeError):  # the loop has closed
+        """Ends the run as SIGINT would: nothing more is proposed, and what runs gets the grace. From any thread.
+
+        Of a session it ends the candidates: `ask` returns `None` from now on.
+        """
+        loop, engine = self._event_loop, self._engine
+        if not self._busy or loop is None:
+            return
+        if engine is not None:
+            engine.hurried = True
+        else:  # a session, or a run that is being opened
+            self._stopped_early = "stopped"
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            if engine is not None:
                 loop.call_soon_threadsafe(self._stop, "stopped")
+            else:
+                loop.call_soon_threadsafe(self._heed)
 
     def _stop(self, reason: str) -> None:
         if self._engine is not None:
             self._engine.stop(reason)
         elif self._busy:
             self._stopped_early = reason
+
+    def _heed(self) -> None:
+        """What was said while there was no engine, where one has come up that has not seen it."""
+        if self._engine is not None and self._engine.reason is None and self._stopped_early is not None:
+            self._engine.stop(self._stopped_early)
 
     def _on_signal(self, number: int) -> None:
         self._stop("sigint" if number == signal.SIGINT else "sigterm")

@@ -64,13 +64,14 @@ class Session:
         return spent or ("exhausted" if ledger.dry == "exhausted" and not ledger.state.pending else "stopped")
 
     async def ask(self) -> RunningTrial | None:
-        """The next candidate; `None` when the budget is given out or the space is used up. Never waits for a result.
+        """The next candidate; `None` when the budget is given out, the space is used up, or after `search.stop()`. Never waits
+        for a result.
 
         Durable when it returns. Raises `StorageError` when it cannot be made so.
         """
         ledger = self._open()
         ledger.stir()
-        while (new := await self._next(ledger)) is not None:
+        while not self._search._stopped_early and (new := await self._next(ledger)) is not None:
             trial, known = new
             if known is None:
                 try:

@@ -41,6 +41,24 @@ async def test_a_session_and_a_run_propose_the_same() -> None:
     assert [t.params for t in run.history] == [t.params for t in session_search.history]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "from a thread"])
+async def test_a_stop_ends_the_candidates_and_what_is_out_can_still_be_told(elsewhere: bool, tmp_path: Any) -> None:
+    search, words = ah.Search(SPACE, seed=1), {"checkpoint_path": tmp_path / "a.ckpt", "steps": 20}
+    async with search.session(**words) as session:
+        out = [await session.ask() for _ in range(3)]
+        if elsewhere:
+            await asyncio.to_thread(search.stop)
+        else:
+            search.stop()
+        assert await session.ask() is None
+        assert out[0] is not None
+        await session.tell(out[0], 1.0)
+    assert search.outcome is not None and search.outcome.reason == "stopped" and len(search.history) == 1
+    async with search.session(**words) as session:  # it goes on where it was
+        again = [await session.ask() for _ in range(2)]
+        assert [t and (t.id, t.attempt, t.params) for t in again] == [t and (t.id, 2, t.params) for t in out[1:]]
+
+
 @pytest.mark.parametrize("n", [1, 16, 1000])
 async def test_any_number_may_be_out_at_once(n: int, tmp_path: Any) -> None:
     search = ah.Search(SPACE, seed=1)
