@@ -433,6 +433,22 @@ def test_a_search_that_has_reached_a_bottom_looks_for_another_one() -> None:
     assert lower[0] >= lower[1] + 3  # of 32 it was 28 and 7
 
 
+def test_what_came_from_an_earlier_best_does_not_say_that_the_present_one_leads_nowhere() -> None:
+    search = Driven(PLANE, 250)
+
+    def done(value: float, note: list[float] | None) -> int:
+        id = search.state.next_id
+        search.say(Asked(id, 1, (id / 10, 0.0), "local", note, None, id))
+        search.tell(id, value)
+        return search.sampler._recall(search.state).idle
+
+    done(5.0, None), done(1.0, None)
+    assert [done(3.0, [DENSE, 0.1, 0]) for _ in range(3)] == [0, 0, 0]
+    assert [done(3.0, [DENSE, 0.1, 1]) for _ in range(3)] == [1, 2, 3]
+    assert done(0.5, [DENSE, 0.1, 1]) == 0
+    assert [done(3.0, [DENSE, 0.1, row]) for row in (1, 8)] == [0, 1]
+
+
 def test_what_was_out_when_another_descent_began_does_not_lead_it_back() -> None:
     search = Driven(PLANE, 250)
     search.run(lambda p: (p["x"] - 1) ** 2 + (p["y"] - 1) ** 2, 250, 16)
