@@ -80,7 +80,8 @@ class Memory:
         """The row at which it is decided anew whether it is so; a new best ends a block before."""
         self.record = math.inf
         """The smallest loss of all."""
-        self.first = int(max(4, min(tuning.seeds_per_number * (self.latent.n + 1), tuning.most_seeds)))
+        each = tuning.seeds_with_options if self.latent.options else tuning.seeds_per_number
+        self.first = int(max(4, min(each * (self.latent.n + 1), tuning.most_seeds)))
         """How many trials have to be finished for the distribution to begin."""
         self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
         """Where the last descents ended."""

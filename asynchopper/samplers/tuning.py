@@ -41,6 +41,8 @@ class Tuning:
 
     # seeds: this many for each thing that can move, but no more than a part of the budget, nor than a number
     seeds_per_number: float = 2.0
+    seeds_with_options: float = 1.0
+    """The same where there are options, of which several are good as a rule, and not all parameters exist at once."""
     seeds_part: float = 0.2
     most_seeds: int = 30
     pull: float = 0.7

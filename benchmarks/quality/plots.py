@@ -1,6 +1,6 @@
 """Pictures of the report: win rates with their intervals, and where the candidates of a search fall. Needs matplotlib.
 
-python benchmarks/quality/plots.py docs/img
+python benchmarks/quality/plots.py docs/img [asynchopper,asynchopper@2]
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from task import Task
 from asynchopper.samplers import PortfolioSampler
 
 
-def win_rates(to: Path) -> None:
+def win_rates(to: Path, ours: str) -> None:
     rows = []
     for suite in suites("test"):
-        for _, slots, steps, other, rate, low, high, n in compare("test", suite, "asynchopper"):
+        for _, slots, steps, other, rate, low, high, n in compare("test", suite, ours):
             if other in ("pyhopper", "optuna-tpe", "ng-NGOpt", "ng-CMA", "optuna-cma", "ng-OnePlusOne") and n >= 8:
                 rows.append((f"{suite}, {slots} slots, {steps}: {other}", rate, low, high))
     fig, ax = plt.subplots(figsize=(7.5, 0.19 * len(rows) + 0.8))
@@ -69,5 +69,5 @@ def path(to: Path) -> None:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    win_rates(folder)
+    win_rates(folder, sys.argv[2] if len(sys.argv) > 2 else "asynchopper")
     path(folder)

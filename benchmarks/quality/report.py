@@ -33,18 +33,23 @@ def win_rate(a: np.ndarray, b: np.ndarray, groups: list[str]) -> tuple[float, fl
 def compare(
     split: str, suite: str, ours: str, against: list[str] | None = None
 ) -> list[tuple[str, int, int, str, float, float, float, int]]:
-    mine = load(split, suite, ours)
+    """Win rates of ours, all streams of it together where `ours` names several by commas."""
+    streams = ours.split(",")
+    mine = [load(split, suite, name) for name in streams]
     rows = []
-    others = against or sorted(p.stem for p in path(split, suite, ours).parent.glob("*.jsonl"))
+    others = against or sorted(p.stem for p in path(split, suite, streams[0]).parent.glob("*.jsonl"))
     for slots, steps in suites(split)[suite].settings:
         for other in others:
-            if other == ours or ("@" in other and other != f"{ours}@again"):
+            if other in streams or ("@" in other and other != f"{streams[0]}@again"):
                 continue
             theirs = load(split, suite, other)
-            keys = [k for k in mine if k[1:3] == (slots, steps) and k in theirs]
-            if keys:
-                a, b = np.array([mine[k] for k in keys]), np.array([theirs[k] for k in keys])
-                rows.append((suite, slots, steps, other, *win_rate(a, b, [k[0] for k in keys]), len(keys)))
+            pairs = [
+                (k, known[k], theirs[k]) for known in mine for k in known if k[1:3] == (slots, steps) and k in theirs
+            ]
+            if pairs:
+                keys, a, b = zip(*pairs, strict=True)
+                rates = win_rate(np.array(a), np.array(b), [k[0] for k in keys])
+                rows.append((suite, slots, steps, other, *rates, len(keys)))
     return rows
 
 
@@ -99,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", default="test")
     parser.add_argument("--suite", default="all")
-    parser.add_argument("--ours", default="asynchopper")
+    parser.add_argument("--ours", default="asynchopper", help="a name, or several streams of it by commas")
     parser.add_argument("--against", default="", help="names, by commas; all of them when it is left out")
     args = parser.parse_args()
     names = list(suites(args.split)) if args.suite == "all" else args.suite.split(",")
@@ -109,8 +114,9 @@ def main() -> None:
         for _, slots, steps, other, rate, low, high, n in compare(args.split, suite, args.ours, against):
             print(f"| {suite} | {slots}; {steps} | {other} | {rate:.2f} | {low:.2f} to {high:.2f} | {n} |")
     print("\n| suite | optimizer | mean rank | gap |\n|---|---|---|---|")
+    ours = args.ours.split(",")[0]
     for suite in names:
-        (mean, n), gap = ranks(args.split, suite, args.ours), gaps(args.split, suite, args.ours)
+        (mean, n), gap = ranks(args.split, suite, ours), gaps(args.split, suite, ours)
         for name in sorted(gap, key=lambda name: mean.get(name, 99.0)):
             rank = f"{mean[name]:.2f} (of {len(mean)}, {n} cells)" if name in mean else ""
             print(f"| {suite} | {name} | {rank} | {gap[name]:.3g} |")
