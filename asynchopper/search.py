@@ -77,7 +77,7 @@ class Search:
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._ledger: Ledger | None = None
         self._leaving: asyncio.Task[object] | None = None
-        self._busy = False
+        self._busy = self._stopping = False
         self._stopped_early: str | None = None
         self._began_with = 0
         self._outcome: RunOutcome | None = None
@@ -321,33 +321,20 @@ class Search:
         )
 
     def stop(self) -> None:
-        """Ends the run as SIGINT would: nothing more is proposed, and what runs gets the grace. From any thread.
-
-        Of a session it ends the candidates: `ask` returns `None` from now on.
-        """
-        loop, engine = self._event_loop, self._engine
-        if not self._busy or loop is None:
-            return
-        if engine is not None:
-            engine.hurried = True
-        else:  # a session, or a run that is being opened
-            self._stopped_early = "stopped"
-        with contextlib.suppress(RuntimeError):  # the loop has closed
-            if engine is not None:
+        """Ends the run as SIGINT would, from any thread: nothing more is proposed or asked, what runs gets the grace."""
+        loop = self._event_loop
+        if self._busy and loop is not None:
+            self._stopping = True
+            if self._engine is not None:
+                self._engine.hurried = True
+            with contextlib.suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._stop, "stopped")
-            else:
-                loop.call_soon_threadsafe(self._heed)
 
     def _stop(self, reason: str) -> None:
         if self._engine is not None:
             self._engine.stop(reason)
         elif self._busy:
             self._stopped_early = reason
-
-    def _heed(self) -> None:
-        """What was said while there was no engine, where one has come up that has not seen it."""
-        if self._engine is not None and self._engine.reason is None and self._stopped_early is not None:
-            self._engine.stop(self._stopped_early)
 
     def _on_signal(self, number: int) -> None:
         self._stop("sigint" if number == signal.SIGINT else "sigterm")
@@ -413,7 +400,7 @@ class Search:
             await asyncio.wait([leaving])
         if self._busy:
             raise UsageError("this search is running already; make another Search to run beside it")
-        self._busy, self._stopped_early = True, None
+        self._busy, self._stopping, self._stopped_early = True, False, None
         self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
         executor = evaluation.executor if evaluation is not None else None

@@ -71,7 +71,7 @@ class Session:
         """
         ledger = self._open()
         ledger.stir()
-        while not self._search._stopped_early and (new := await self._next(ledger)) is not None:
+        while not self._search._stopping and (new := await self._next(ledger)) is not None:
             trial, known = new
             if known is None:
                 try:
