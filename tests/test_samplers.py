@@ -422,7 +422,7 @@ def test_the_bottom_of_a_smooth_function_of_few_numbers_takes_few_evaluations() 
     found = [
         Driven(tree, 250, seed).run(lambda p: sum(math.exp(v - 1) - v for v in p.values()), 60) for seed in range(3)
     ]
-    assert np.median(found) < 1e-11  # from the ninety nearest trials, however far, it is 1e-7 to 1e-9
+    assert max(found) < 1e-11  # from the ninety nearest trials, however far, it is 1e-7 to 1e-9
 
 
 def test_a_search_that_has_reached_a_bottom_looks_for_another_one() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asynchopper.facts import Run
 from asynchopper.history import COMPLETED
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
@@ -85,8 +84,6 @@ class Memory:
         """How many trials have to be finished for the distribution to begin."""
         self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
         """Where the last descents ended."""
-        self._run: Run | None = None
-        self._steps: int | None = None
         self._start(0)
 
     def _start(self, row: int) -> None:
@@ -128,13 +125,11 @@ class Memory:
         mean = self.spent / max(1, self.rows)
         return mean >= t.slow and mean >= t.slow_each * (1 + len(state.pending))
 
-    def _budget(self, state: State) -> int | None:
+    @staticmethod
+    def _budget(state: State) -> int | None:
         """How many trials the present run may have, where that was said."""
-        run = state.run
-        if run is not self._run:
-            steps = run.budget.get("steps") if run is not None else None
-            self._run, self._steps = run, steps if isinstance(steps, int) else None
-        return self._steps
+        steps = state.run.budget.get("steps") if state.run is not None else None
+        return steps if isinstance(steps, int) else None
 
     def catch_up(self, state: State) -> None:
         """Folds the rows that are new: all of them, or where they come swiftly, whole granules and new bests only."""

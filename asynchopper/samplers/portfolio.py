@@ -74,7 +74,7 @@ class PortfolioSampler:
         latent = memory.latent
         if not latent.simple:
             return None
-        if (view.seeding or not memory.elites or memory.since) and self._seeding(memory, view):
+        if self._seeding(memory, view):
             if memory.since:  # a later descent's, which are not moved to the first guess
                 return None
             if self._seeds is None or self._seeds.latent is not latent:
