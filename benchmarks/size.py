@@ -190,14 +190,18 @@ def _optuna(trials: int) -> Any:
 
 def startup(rounds: int) -> list[Row]:
     """Processor time of an import beyond that of an empty interpreter: of the name, and of what a first search needs."""
+    with tempfile.TemporaryDirectory() as folder:
+        # a checkout may have no bytecode, where what was installed has it
+        env = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
 
-    def over(statement: str) -> Callable[[], float]:
-        return lambda: _start(statement) - _start("pass")
+        def over(statement: str) -> Callable[[], float]:
+            _start(statement, env)
+            return lambda: _start(statement, env) - _start("pass", env)
 
-    first = "from asynchopper import Search"
-    measures = {"ours": over("import asynchopper"), "search": over(first), "import numpy": over("import numpy")}
-    peers = [f"import {name}" for name in ("pyhopper", "optuna") if installed(name)]
-    got = take_turns(measures | {name: over(name) for name in peers}, max(rounds, 7))
+        first = "from asynchopper import Search"
+        measures = {"ours": over("import asynchopper"), "search": over(first), "import numpy": over("import numpy")}
+        peers = [f"import {name}" for name in ("pyhopper", "optuna") if installed(name)]
+        got = take_turns(measures | {name: over(name) for name in peers}, max(rounds, 7))
     rows = []
     for name in peers:
         aim = 0.6 if name == "import pyhopper" else None
@@ -206,9 +210,8 @@ def startup(rounds: int) -> list[Row]:
     return [*rows, row(first, got["search"], "import numpy", got["import numpy"], "ms")]
 
 
-def _start(statement: str) -> float:
+def _start(statement: str, env: dict[str, str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", statement], check=True, env=env)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e3
