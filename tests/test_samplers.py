@@ -408,6 +408,44 @@ def test_few_parameters_are_moved_where_there_are_options(options: bool, model: 
     assert moves == {DENSE, DIFFERENCE, SHRINKING, CMA, *([SPARSE] if options else []), *([QUADRATIC] if model else [])}
 
 
+OWN = {
+    "moved": {"w": ah.float(0, 1, shape=3, mutate=lambda v: 1 - v)},
+    "drawn": {"w": ah.int(0, 9, shape=4, sample=lambda rng: rng.integers(10, size=4))},
+    "wide": {"w": ah.float(0, 1, shape=60, sample=lambda rng: rng.random(60), mutate=lambda v, rng: rng.random(60))},
+    "wide beside": {"w": ah.int(0, 9, shape=3, mutate=lambda v: 9 - v), "v": ah.float(0, 1, shape=60)},
+    "custom": {"w": ah.custom(sample=lambda rng: rng.permutation(6), mutate=lambda v, rng: rng.permutation(v))},
+    "beside": {"x": ah.float(0, 1), "w": ah.float(0, 1, shape=3, mutate=lambda v: 1 - v)},
+    "in a branch": {
+        "m": ah.choice({"w": ah.int(0, 9, shape=3, mutate=lambda v: 9 - v)}, {"x": ah.float(0, 1), "y": ah.bool()}, 1),
+        "x": ah.float(0, 1),
+    },
+}
+
+
+@pytest.mark.parametrize("space", OWN)
+@pytest.mark.parametrize("steps", [60, 1500])
+async def test_arrays_may_have_moves_of_their_own(space: str, steps: int) -> None:
+    search = ah.Search(OWN[space], seed=2)
+    await search.run(lambda p: float(np.sum(p.get("w", 0.0))), steps=steps, quiet=True, duplicates="allow")
+    assert len(search.history) == steps
+    assert {"local", "seeding"} <= set(search.history.origins)
+
+
+def test_bottoms_are_told_apart_also_by_arrays_that_the_space_has_got_since() -> None:
+    search = Driven({"x": ah.float(-5, 5), "y": ah.float(-5, 5), "o": ah.bool()}, 400)
+    search.run(lambda p: p["x"] ** 2 + p["y"] ** 2, 300)
+    assert search.sampler._memory.bottoms
+    other = Driven(
+        {"x": ah.float(-5, 5), "y": ah.float(-5, 5), "w": ah.float(0, 1, shape=3, mutate=lambda v: 1 - v)}, 400
+    )
+    for fact in search.facts[2:]:
+        again = decode(encode(fact, search.state.space), other.state.space)
+        assert again is not None
+        other.say(again)
+    other.run(lambda p: p["x"] ** 2, 20)
+    assert other.sampler._memory.bottoms
+
+
 def two_bowls(params: dict[str, Any]) -> float:
     """A wide bowl whose bottom is at 0.2, and a narrower one that reaches 0."""
     x, y = params["x"], params["y"]

@@ -256,10 +256,10 @@ class Memory:
 
     def _at_a_bottom(self, elite: Elite) -> bool:
         """Whether it lies where an earlier descent ended, with the same options."""
-        options, reach = self.latent.options, self.tuning.reach
+        options, reach = [self.latent.space.leaves[i] for i in self.latent.options], self.tuning.reach
         return any(
             float(np.abs(b.vector - elite.vector).max()) < reach
-            and all(b.values[i] == elite.values[i] for i in options)
+            and all(leaf.same(b.values[leaf.index], elite.values[leaf.index]) for leaf in options)
             for b in self.bottoms
         )
 

@@ -268,12 +268,13 @@ class PortfolioSampler:
             i = latent.options[k]
             if values[i] is None:
                 continue
+            leaf = latent.space.leaves[i]
             if us[3 * j] < (1.0 if move == DIFFERENCE else 0.4):
                 other = elites[int(us[3 * j + 1] * few)].values[i]
-                if other is not None and (move == DIFFERENCE or other != values[i]):
+                if other is not None and (move == DIFFERENCE or not leaf.same(other, values[i])):
                     values[i] = other
                     continue
-            values[i] = latent.space.leaves[i].move(values[i], us[3 * j + 2], rng, strength)
+            values[i] = leaf.move(values[i], us[3 * j + 2], rng, strength)
 
     def _settle(self, memory: Memory, values: list[Any], rng: Generator) -> None:
         """Empties the branches that are not taken; fills the ones that are new from an elite that has them, or draws."""

@@ -30,6 +30,12 @@ class Leaf:
             return self.draw(u, rng)
         return p.move(value, u, rng, strength)
 
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two values are one point. They may be arrays; where the leaf does not exist they are `None`."""
+        if a is b:
+            return True
+        return a is not None and b is not None and self.param.key(a) == self.param.key(b)
+
     def _taken(self, given: Any) -> Any:
         try:
             return self.param.accept(given)
