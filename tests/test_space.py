@@ -154,6 +154,62 @@ def test_params_are_fresh_for_every_evaluation() -> None:
     assert second["w"][0] == 0.5 and space.build(values)["deep"]["x"] == 4
 
 
+class Layer:
+    """A thing of a user's own."""
+
+    def __init__(self) -> None:
+        self.sizes = [1, 2]
+
+
+def test_containers_belong_to_the_objective_and_other_objects_are_handed_out_as_they_are() -> None:
+    layer, table = Layer(), np.arange(3)
+    space = Space(
+        {
+            "constant": {"tags": ["a", {"b"}], "layer": layer},
+            "tuple": ("a", ["b"]),
+            "table": table,
+            "layer": layer,
+            "option": ah.choice(["a", ["b"]]),
+            "branch": ah.choice({"name": "adam"}, {"name": "sgd", "m": ah.float(0, 1), "betas": [0.9, 0.99]}),
+            "own": ah.custom(sample=lambda rng: [rng.permutation(3), 0], init=[np.arange(3), 0]),
+        }
+    )
+    flat = Space({k: v for k, v in space.tree.items() if k != "branch"})
+    for one, values in ((space, space.initial(rng())), (space, space.sample(rng(3))), (flat, flat.initial(rng()))):
+        before = repr(one.build(values))
+        params = one.build(values)
+        assert params["layer"] is params["constant"]["layer"] is layer and params["table"] is table
+        params["constant"]["tags"][1].clear()
+        params["constant"].clear()
+        params["tuple"][1].clear()
+        params["option"] += "c"
+        params["own"][0][0] = 99
+        params["own"].clear()
+        params.get("branch", {}).clear()
+        assert repr(one.build(values)) == before
+
+
+async def test_what_an_objective_changes_is_its_own_affair() -> None:
+    given: list[tuple[str, list[int], int]] = []
+
+    def objective(params: dict[str, Any]) -> float:
+        given.append((params["o"].pop("name"), list(params["order"]), params["constant"]["n"]))
+        params["constant"]["n"] += 1
+        params["order"].reverse()
+        return float(given[-1][1][0])
+
+    search = ah.Search(
+        o=ah.choice({"name": "adam"}, {"name": "sgd", "m": ah.float(0, 1)}),
+        order=ah.custom(sample=lambda rng: rng.permutation(9).tolist(), mutate=lambda v, rng: v.reverse() or v),
+        constant={"n": 1},
+        seed=1,
+    )
+    await search.run(objective, steps=60, quiet=True)
+    assert {name for name, _, _ in given} == {"adam", "sgd"}
+    assert [(t.params["o"]["name"], t.params["order"], t.params["constant"]["n"]) for t in search.history] == given
+    assert {n for _, _, n in given} == {1}
+
+
 # -- counting
 
 

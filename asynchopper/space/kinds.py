@@ -12,6 +12,7 @@ import orjson
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.scalars import MISSING, Draw, Generator, Parameter, Scalar
+from asynchopper.space.sharing import own
 from asynchopper.values import Json, from_json, to_json
 
 
@@ -35,6 +36,7 @@ class Choice(Parameter):
         if labels is not None and not all(isinstance(label, str) for label in labels):
             raise SpaceError(f"choice(labels=...): labels are strings, got {list(labels)!r}")
         self.labels = tuple(labels) if labels is not None else None
+        self._shared = all(own(o) is o for o in self.options)
         self.nested = any(has_parameter(o) for o in self.options)
         self.cardinality = self.n
         self._stored, self.unstorable = self._stored_forms()
@@ -128,7 +130,8 @@ class Choice(Parameter):
         return agreeing.index(most) if most and agreeing.count(most) == 1 else None
 
     def show(self, value: int) -> Any:
-        return self.options[value]
+        option = self.options[value]
+        return option if self._shared else own(option)
 
     def key(self, value: int) -> bytes:
         return b"%d" % value

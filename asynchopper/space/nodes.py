@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from asynchopper.errors import SpaceError
 from asynchopper.space.scalars import Generator, Parameter, Scalar
+from asynchopper.space.sharing import own
 
 Node: TypeAlias = Any
 
@@ -46,10 +47,14 @@ class Leaf:
 class Constant:
     """What every candidate has alike."""
 
-    __slots__ = ("value",)
+    __slots__ = ("shared", "value")
 
     def __init__(self, value: Any) -> None:
         self.value = value
+        self.shared = own(value) is value
+
+    def show(self) -> Any:
+        return self.value if self.shared else own(self.value)
 
 
 class Branch:

@@ -15,6 +15,7 @@ import orjson
 
 from asynchopper.errors import SpaceError
 from asynchopper.space.numbers import as_float, as_int, number_from_json, reflect
+from asynchopper.space.sharing import own
 from asynchopper.values import Json, from_json, to_json
 
 Generator: TypeAlias = np.random.Generator
@@ -70,7 +71,7 @@ class Parameter(ABC):
         return self.sample(rng)
 
     def move(self, value: Any, u: float, rng: Generator, strength: float) -> Any:
-        return self.mutate(value, rng, strength)
+        return self.mutate(self.show(value), rng, strength)
 
     def first(self, rng: Generator) -> Any:
         return self.draw(float(rng.random()), rng) if self.init is MISSING else self.init
@@ -84,8 +85,8 @@ class Parameter(ABC):
         return value
 
     def show(self, value: Any) -> Any:
-        """The value as an objective gets it."""
-        return value
+        """The value as an objective gets it, which may change it."""
+        return own(value, arrays=True)
 
     def key(self, value: Any) -> bytes:
         """Bytes that two values share exactly when they are the same point."""
@@ -105,6 +106,9 @@ class Scalar(Parameter):
     @abstractmethod
     def unit(self, value: Any) -> float:
         """Where the value lies in [0, 1]; values outside the bounds are clipped to them."""
+
+    def show(self, value: Any) -> Any:
+        return value
 
     def sample(self, rng: Generator) -> Any:
         return self.at(float(rng.random()))

@@ -81,19 +81,23 @@ class Space:
             return items if isinstance(node, list) else tuple(items)
         return Constant(node)
 
-    def _flat_template(self) -> tuple[dict[Any, Any], list[Any], list[tuple[Any, int, Parameter]]] | None:
-        """For the common space, one dict of scalars: what to copy, the keys to fill, the keys whose value is shown."""
+    def _flat_template(
+        self,
+    ) -> tuple[dict[Any, Any], list[tuple[Any, Constant]], list[Any], list[tuple[Any, int, Parameter]]] | None:
+        """For the common space, one dict of scalars: what to copy, the constants to copy deeply, the keys to fill, the keys
+        whose value is shown."""
         root = self._root
         if not isinstance(root, dict) or not all(isinstance(v, (Leaf, Constant)) for v in root.values()):
             return None
         template = {k: v.value if isinstance(v, Constant) else None for k, v in root.items()}
+        copied = [(k, v) for k, v in root.items() if isinstance(v, Constant) and not v.shared]
         keys = [k for k, v in root.items() if isinstance(v, Leaf)]
         shown = [
             (k, v.index, v.param)
             for k, v in root.items()
-            if isinstance(v, Leaf) and type(v.param).show is not Parameter.show
+            if isinstance(v, Leaf) and type(v.param).show is not Scalar.show
         ]
-        return template, keys, shown
+        return template, copied, keys, shown
 
     def _packer(self) -> Callable[..., bytes] | None:
         """For the common space, all scalars that fit 64 bits, one call that makes a candidate's bytes."""
@@ -221,10 +225,12 @@ class Space:
     # to and from the outside
 
     def build(self, values: Values) -> dict[Any, Any]:
-        """The dict that an objective gets; fresh each time."""
+        """The dict that an objective gets; fresh each time, with its lists, dicts, sets, and arrays of parameters."""
         if self._flat is not None:
-            template, keys, shown = self._flat
+            template, copied, keys, shown = self._flat
             params = template.copy()
+            for k, constant in copied:
+                params[k] = constant.show()
             params.update(zip(keys, values, strict=True))
             for k, i, param in shown:
                 params[k] = param.show(values[i])
@@ -248,7 +254,7 @@ class Space:
             return [self._build(v, values) for v in node]
         if isinstance(node, tuple):
             return tuple([self._build(v, values) for v in node])
-        return node.value
+        return node.show()
 
     def encode(self, values: Values) -> dict[str, Json]:
         """Path to JSON, for the parameters that exist in this candidate."""
