@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,6 +147,34 @@ async def test_a_space_of_one_candidate_and_constants() -> None:
     assert search.space.cardinality == 1
     await search.run(lambda p: p["x"], steps=5, quiet=True)
     assert len(search.history) == 1 and search.outcome is not None and search.outcome.reason == "exhausted"
+
+
+@pytest.mark.parametrize("budget", [{"steps": n} for n in (1, 3, 5, 20, 500)] + [{"endless": True}], ids=str)
+async def test_a_space_of_constants_has_one_candidate(budget: Any, tmp_path: Path) -> None:
+    search = ah.Search({"m": "resnet"})
+    await search.run(lambda p: len(p["m"]), quiet=True, checkpoint_path=tmp_path / "a.ckpt", **budget)
+    assert [t.params for t in search.history] == [{"m": "resnet"}]
+    assert search.outcome is not None and search.outcome.reason == ("steps" if budget == {"steps": 1} else "exhausted")
+    again = ah.Search({"m": "resnet"})
+    await again.load(await search.save(tmp_path / "saved.ckpt"))
+    assert [t.value for t in again.history] == [6.0]
+
+
+@pytest.mark.parametrize(
+    "sampler", [None, ah.TwoStageSampler(), ah.RandomSampler()], ids=["default", "two stages", "random"]
+)
+async def test_a_space_of_constants_is_evaluated_as_often_as_is_wanted(sampler: Any) -> None:
+    search = ah.Search({"m": "resnet", "deep": {"a": [1, 2]}})
+    await search.run(lambda p: 1.0, steps=1500, duplicates="allow", sampler=sampler, quiet=True)
+    assert len(search.history) == 1500
+    async with search.session(steps=5) as session:
+        assert await session.ask() is None
+    async with ah.Search({"m": "resnet"}).session(steps=5) as session:
+        trial = await session.ask()
+        assert trial is not None and trial.params == {"m": "resnet"}
+        assert await session.ask() is None
+        await session.tell(trial, 1.0)
+        assert await session.ask() is None
 
 
 async def test_a_large_finite_space_is_searched_to_its_last_point() -> None:

@@ -110,7 +110,7 @@ class Space:
             if isinstance(param, (IntGrid, PowerGrid)) and not small:
                 return None
             codes.append("q" if small or isinstance(param, Choice) else "d")
-        return struct.Struct("<" + "".join(codes)).pack
+        return struct.Struct("<" + "".join(codes)).pack if codes else None
 
     def _direct_forms(self) -> list[tuple[str, Sequence[Json] | None]] | None:
         """Path of each parameter, and what its options are in JSON, where numbers are themselves there."""
