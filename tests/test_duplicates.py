@@ -177,6 +177,23 @@ async def test_a_space_of_constants_is_evaluated_as_often_as_is_wanted(sampler: 
         assert await session.ask() is None
 
 
+@pytest.mark.parametrize(
+    "sampler", [None, ah.TwoStageSampler(), ah.RandomSampler()], ids=["default", "two stages", "random"]
+)
+async def test_a_parameter_that_can_only_be_moved_is_moved(sampler: Any) -> None:
+    search = ah.Search(x=ah.custom(init=0, mutate=lambda v, rng: v + int(rng.integers(1, 9))), seed=1)
+    await search.run(lambda p: p["x"], steps=40, sampler=sampler, quiet=True)
+    found = search.history["x"].tolist()
+    assert found[0] == 0 and len(set(found)) > 20 and search.best_value == max(found) > 16
+
+
+async def test_a_parameter_that_can_neither_be_drawn_nor_moved_is_evaluated_once() -> None:
+    search = ah.Search(x=ah.custom(init=7))
+    await search.run(lambda p: p["x"], steps=5, quiet=True)
+    assert search.history["x"].tolist() == [7]
+    assert search.outcome is not None and search.outcome.reason == "exhausted"
+
+
 async def test_a_large_finite_space_is_searched_to_its_last_point() -> None:
     search = ah.Search({"a": ah.int(1, 50), "b": ah.int(1, 50)}, seed=1)
     await search.run(lambda p: 1.0, steps=5000, quiet=True)

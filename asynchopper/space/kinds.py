@@ -15,6 +15,8 @@ from asynchopper.space.scalars import MISSING, Draw, Generator, Parameter, Scala
 from asynchopper.space.sharing import own
 from asynchopper.values import Json, from_json, to_json
 
+_AWAY = 8  # moves that lead from the first guess to a draw, at most
+
 
 class Choice(Parameter):
     """One of several options. A value is the option's index; a checkpoint holds the option itself, or its label."""
@@ -148,7 +150,14 @@ class Custom(Parameter):
         self.plain = encode is None
 
     def sample(self, rng: Generator) -> Any:
-        return self.init if self.user_sample is None else self.user_sample(rng)
+        """A draw; without a way to draw, some moves away from the first guess."""
+        if self.user_sample is not None:
+            return self.user_sample(rng)
+        value, mutate = self.init, self.user_mutate
+        if mutate is not None:
+            for _ in range(int(rng.integers(1, _AWAY + 1))):
+                value = mutate(self.show(value), rng, 1.0)
+        return value
 
     def mutate(self, value: Any, rng: Generator, strength: float) -> Any:
         return self.sample(rng) if self.user_mutate is None else self.user_mutate(value, rng, strength)

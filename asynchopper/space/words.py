@@ -157,8 +157,9 @@ def custom(
 ) -> Parameter:
     """A parameter of your own functions: `sample(rng)`, `mutate(value, rng, strength)`; trailing arguments may be left out.
 
-    At least `sample` or `init` is needed. Values that JSON cannot hold need `encode` and `decode`, which go both ways
-    between a value and JSON; without them a search that has a checkpoint refuses to start.
+    At least `sample` or `init` is needed; without `sample`, draws are a few moves away from `init`. Values that JSON cannot
+    hold need `encode` and `decode`, which go both ways between a value and JSON; without them a search that has a checkpoint
+    refuses to start.
     """
     if sample is None and init is MISSING:
         raise SpaceError("custom() needs sample= or init=")
