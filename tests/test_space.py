@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -403,6 +405,60 @@ def test_several_dicts_and_keywords_are_one_space() -> None:
 def test_what_a_checkpoint_cannot_hold_is_named(param: Any, said: str) -> None:
     with pytest.raises(SpaceError, match=said):
         Space({"p": param}).check_storable()
+
+
+@pytest.mark.parametrize("key", [0, 1])
+async def test_a_value_that_a_checkpoint_cannot_hold_is_named_before_the_run(key: int, tmp_path: Path) -> None:
+    only_later = ah.custom(init=1, sample=lambda rng: {1})
+    only_moved = ah.custom(init=1, mutate=lambda v: {1})
+    search = ah.Search({"deep": {"p": (only_later, only_moved)[key]}})
+    with pytest.raises(SpaceError, match=r"deep\.p: a checkpoint cannot hold its values \(builtins\.set\); give it"):
+        await search.run(lambda p: 1.0, steps=5, quiet=True, checkpoint_path=tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["{}/a.ckpt", "memory://late"])
+async def test_a_value_that_a_checkpoint_cannot_hold_is_named_also_when_it_comes_late(url: str, tmp_path: Path) -> None:
+    search = ah.Search({"deep": {"p": ah.custom(sample=lambda rng: 1, mutate=lambda v, rng: {v})}, "x": ah.float(0, 1)})
+    with pytest.raises(SpaceError, match=r"deep\.p: a checkpoint cannot hold \{1\} \(builtins\.set\); give it encode="):
+        await search.run(lambda p: p["x"], steps=50, quiet=True, checkpoint_path=url.format(tmp_path))
+    assert 0 < len(search.history) < 50
+    await search.run(lambda p: 1.0, steps=5, quiet=True)  # what is known in memory can be gone on with
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+
+
+class Points(ah.Parameter):
+    def sample(self, rng: np.random.Generator) -> Point:
+        return Point(int(rng.integers(100)))
+
+
+@pytest.mark.parametrize("duplicates", ["reject", "reuse", "allow"])
+@pytest.mark.parametrize(
+    "param", [ah.custom(sample=lambda rng: Point(int(rng.integers(100)))), Points()], ids=["custom", "subclass"]
+)
+async def test_a_search_in_memory_takes_values_that_no_checkpoint_can_hold(param: Any, duplicates: Any) -> None:
+    search = ah.Search({"p": param, "o": ah.bool()}, seed=1)
+    await search.run(lambda p: p["p"].x, steps=60, quiet=True, duplicates=duplicates)
+    assert len(search.history) == 60
+    assert search.best is not None and isinstance(search.best["p"], Point)
+    assert len(search.history.to_pandas()) == 60
+    search.enqueue(search.best)
+    with pytest.raises(SpaceError, match="p: a checkpoint cannot hold its values"):
+        await search.run(lambda p: 1.0, steps=5, quiet=True, checkpoint_path="memory://never")
+    with pytest.raises(SpaceError, match="p: a checkpoint cannot hold its values"):
+        await search.save("memory://never")
+
+
+async def test_the_same_object_is_not_evaluated_twice_where_nothing_else_tells_values_apart() -> None:
+    points = [Point(x) for x in range(5)]
+    search = ah.Search({"p": ah.custom(sample=lambda rng: points[int(rng.integers(5))])}, seed=1)
+    await search.run(lambda p: p["p"].x, steps=60, quiet=True)
+    assert sorted(t.params["p"].x for t in search.history) == [0, 1, 2, 3, 4]
+    assert search.outcome is not None and search.outcome.reason == "exhausted"
 
 
 def test_what_a_checkpoint_can_hold_is_let_through() -> None:

@@ -229,14 +229,15 @@ def why_unstorable(param: Parameter) -> str | None:
         return f"cannot hold the option {param.unstorable}; name the options with labels="
     if isinstance(param, (Scalar, Array)):
         return None
-    probe = param.first(np.random.Generator(np.random.Philox(0)))
-    try:
-        back = param.decode(orjson.loads(orjson.dumps(param.encode(probe))))
-    except (TypeError, ValueError) as e:
-        return f"cannot hold its values ({e}); give it encode= and decode="
     plain = param.plain if isinstance(param, Custom) else type(param).encode is Parameter.encode
-    if plain and _differs(back, probe):
-        return f"would give {probe!r:.80} back as {back!r:.80}; give it encode= and decode="
+    rng = np.random.Generator(np.random.Philox(0))
+    for probe in (param.first(rng), param.sample(rng)):
+        try:
+            back = param.decode(orjson.loads(orjson.dumps(param.encode(probe))))
+        except Exception as e:  # encode and decode are the user's, and may raise anything
+            return f"cannot hold its values ({e}); give it encode= and decode="
+        if plain and _differs(back, probe):
+            return f"would give {probe!r:.80} back as {back!r:.80}; give it encode= and decode="
     return None
 
 

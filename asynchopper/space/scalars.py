@@ -89,8 +89,11 @@ class Parameter(ABC):
         return own(value, arrays=True)
 
     def key(self, value: Any) -> bytes:
-        """Bytes that two values share exactly when they are the same point."""
-        return orjson.dumps(self.encode(value))
+        """Bytes that two values share exactly when they are the same point; what JSON cannot hold is so as the same object."""
+        try:
+            return orjson.dumps(self.encode(value))
+        except (TypeError, ValueError):
+            return b"%d, an object" % id(value)
 
 
 class Scalar(Parameter):

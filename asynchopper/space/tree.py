@@ -257,15 +257,21 @@ class Space:
         return node.show()
 
     def encode(self, values: Values) -> dict[str, Json]:
-        """Path to JSON, for the parameters that exist in this candidate."""
+        """Path to JSON, for the parameters that exist in this candidate. Raises `SpaceError` where JSON cannot hold one."""
         if self._direct is not None and not self._strays:
             return {
                 path: v if forms is None else forms[v] for (path, forms), v in zip(self._direct, values, strict=True)
             }
-        here = zip(self.leaves, values, strict=True)
-        if not self.conditional:
-            return {leaf.path: leaf.param.encode(v) for leaf, v in here}
-        return {leaf.path: leaf.param.encode(v) for leaf, v in here if self._active(leaf, values)}
+        flat: dict[str, Json] = {}
+        for leaf, v in zip(self.leaves, values, strict=True):
+            if leaf.parent is None or values[leaf.parent[0]] == leaf.parent[1]:
+                try:
+                    flat[leaf.path] = leaf.param.encode(v)
+                except (TypeError, ValueError) as e:
+                    raise SpaceError(
+                        f"{leaf.path}: a checkpoint cannot hold {v!r:.80} ({e}); give it encode= and decode="
+                    ) from e
+        return flat
 
     def decode(self, flat: Mapping[str, Json], rng: Callable[[], Generator]) -> tuple[Values, dict[str, Any]]:
         """A stored candidate in this space, and what of it this space does not know. What is missing is initial."""
