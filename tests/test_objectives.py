@@ -164,6 +164,10 @@ async def test_a_value_is_anything_that_is_one_number() -> None:
         np.int64(3),
         np.bool_(True),
         np.array(4.0),
+        np.array([5.0]),
+        np.array([[6]]),
+        np.array([[7.0]], np.float32),
+        np.longdouble(8),
         fractions.Fraction(1, 2),
         decimal.Decimal("1.5"),
     ]
@@ -173,7 +177,7 @@ async def test_a_value_is_anything_that_is_one_number() -> None:
         return next(given)
 
     search = await run(objective, steps=len(values))
-    assert search.history.values.tolist() == [float(v) for v in values]
+    assert search.history.values.tolist() == [float(v.item() if isinstance(v, np.ndarray) else v) for v in values]
     assert all(type(t.value) is float for t in search.history)
 
 
@@ -185,6 +189,9 @@ async def test_a_value_is_anything_that_is_one_number() -> None:
         ((1.0, {}), "of type tuple, which is not a number; return one number"),
         ({"loss": 1}, "of type dict, which is not a number; return one number"),
         (np.zeros(3), "not one number"),
+        (np.zeros(0), "not one number"),
+        (np.array([1j]), "not one number"),
+        (np.array([None]), "not one number"),
         (1j, "of type complex, which is not a number"),
         (b"1", "not a number"),
         (object(), "not a number"),
