@@ -341,8 +341,8 @@ class Search:
 
     # -- saving and loading
 
-    async def save(self, path: Location, pruner: Pruner | None = None) -> Path:
-        """Writes everything that is known into a file of its own, also in the middle of a run; gives its path.
+    async def save(self, path: Location, pruner: Pruner | None = None) -> Path | str:
+        """Writes everything that is known into a file of its own, also in the middle of a run; gives its path (or the URL).
 
         An existing file is replaced as a whole. A directory gets the next free number. With a pruner (by default that of
         the run under way) its state is written too. Raises `StorageError` when it cannot be written.
@@ -365,7 +365,7 @@ class Search:
             await storage.append(records)
         finally:
             await storage.close()
-        return Path(storage.location)
+        return str(path) if "://" in storage.location else Path(storage.location)
 
     async def load(self, path: Location, pruner: Pruner | None = None) -> None:
         """Takes over everything that a checkpoint knows, in place of what this search knew.

@@ -25,6 +25,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+async def test_what_is_saved_on_a_server_is_loaded_from_where_save_says(server: Server) -> None:
+    search = new()
+    await search.run(lambda p: p["x"], steps=3, quiet=True)
+    place = await search.save(server.url("saved"))
+    assert place == server.url("saved")
+    other = new()
+    await other.load(place)
+    assert other.history.values.tolist() == search.history.values.tolist()
+
+
 def new() -> ah.Search:
     return ah.Search(
         {

@@ -97,6 +97,18 @@ async def test_a_loaded_search_continues_the_tuning(tmp_path: Path) -> None:
     assert seen(other.history) == seen(search.history)
 
 
+async def test_what_save_gives_can_be_loaded_also_where_it_is_no_file(tmp_path: Path) -> None:
+    search = new()
+    await search.run(score, steps=3, quiet=True)
+    urls = f"memory://{uuid.uuid4()}", (tmp_path / "a.ckpt").as_uri()
+    places = [await search.save(url) for url in urls]
+    assert places == [urls[0], tmp_path / "a.ckpt"]
+    for place in places:
+        other = new()
+        await other.load(place)
+        assert seen(other.history) == seen(search.history)
+
+
 async def test_saving_into_a_directory_takes_the_next_free_number(tmp_path: Path) -> None:
     search = new()
     await search.run(score, steps=3, quiet=True)

@@ -117,7 +117,7 @@ async def runs() -> None:
             assert_type(asked, ah.RunningTrial)
             await session.tell(asked, 1.0, cost=0.5)
             await session.tell(asked, state="failed")
-    assert_type(await search.save("a.ckpt", pruner=ah.pruners.TopKPruner(3)), Path)
+    assert_type(await search.save("a.ckpt", pruner=ah.pruners.TopKPruner(3)), Path | str)
     await search.load("a.ckpt")
     search.stop()
 
