@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from asynchopper.errors import UsageError
@@ -27,11 +28,14 @@ def parse_runtime(text: float | str, name: str = "runtime") -> float:
         if seconds is None:
             raise UsageError(f"{name}={text!r}: write seconds, or for instance '2h 30min', '3d 4h', '1:30:00'")
     elif isinstance(text, bool) or not hasattr(text, "__float__"):
-        raise UsageError(f"{name}={text!r}: write seconds, or a text such as '2h 30min'")
+        raise UsageError(f"{name}={text!r:.80}: write seconds, or a text such as '2h 30min'")
     else:
-        seconds = float(text)
+        try:
+            seconds = float(text)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise UsageError(f"{name}={text!r:.80}: is no number of seconds: {e}") from None
     if not (seconds > 0 and math.isfinite(seconds)):
-        raise UsageError(f"{name}={text!r}: must be more than no time, and finite")
+        raise UsageError(f"{name}={text!r:.80}: must be more than no time, and finite")
     return seconds
 
 
@@ -132,15 +136,15 @@ class Schedule:
         if seeding_steps is not None and seeding_runtime is not None:
             raise UsageError("seeding_steps= and seeding_runtime= exclude each other")
         ratio = _RATIO if seeding_ratio is None else seeding_ratio
-        if not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+        if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
             raise UsageError(f"seeding_ratio={seeding_ratio!r}: must be from 0 to 1")
         if seeding_steps is not None and (not hasattr(seeding_steps, "__index__") or seeding_steps < 0):
             raise UsageError(f"seeding_steps={seeding_steps!r}: must be an integer of 0 or more")
         for name, t in (("start_temperature", start_temperature), ("end_temperature", end_temperature)):
-            if not isinstance(t, (int, float)) or not 0 < t <= 1:
+            if not isinstance(t, Real) or not 0 < t <= 1:
                 raise UsageError(f"{name}={t!r}: must be above 0, and 1 at most")
         seconds = parse_runtime(seeding_runtime, "seeding_runtime") if seeding_runtime is not None else None
-        return cls(ratio, seeding_steps, seconds, start_temperature, end_temperature)
+        return cls(float(ratio), seeding_steps, seconds, float(start_temperature), float(end_temperature))
 
     def seeding(self, state: State, progress: float, elapsed: float) -> bool:
         """Whether to draw from the whole space still."""

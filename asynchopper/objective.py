@@ -242,6 +242,8 @@ class Evaluation:
     def __init__(self, objective: Objective, kwargs: Mapping[str, Any] | None, executor: Executor | None) -> None:
         if not callable(objective):
             raise UsageError(f"the objective must be callable, got {objective!r:.80}")
+        if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs)):
+            raise UsageError(f"kwargs= takes a dict of the objective's further arguments by name, got {kwargs!r:.80}")
         self.objective, self.kind, self.executor = objective, kind_of(objective), executor
         self.kwargs = dict(kwargs or {})
         self.trial_as = _wants_trial(objective, self.kwargs)

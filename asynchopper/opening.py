@@ -104,6 +104,9 @@ class Opening:
             raise UsageError("checkpoint_path= and storage= exclude each other")
         if storage is not None and not isinstance(storage, Storage):
             raise UsageError(f"storage= takes a Storage, got {storage!r:.80}; for a path or a URL use checkpoint_path=")
+        for name, given in (("sampler", sampler), ("pruner", pruner)):
+            if isinstance(given, type):
+                raise UsageError(f"{name}= takes an instance, got the class itself; write {name}={given.__name__}(...)")
         if sampler is not None and not isinstance(sampler, Sampler):
             raise UsageError(f"sampler= takes an object with propose(view, rng), got {sampler!r:.80}")
         if pruner is not None and not callable(getattr(pruner, "should_prune", None)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from asynchopper.errors import UsageError
 
@@ -23,14 +24,21 @@ class Policy:
         """Checks the words of `run`; raises `UsageError`."""
         if isinstance(concurrency, bool) or not hasattr(concurrency, "__index__") or concurrency < 1:
             raise UsageError(f"concurrency={concurrency!r}: must be a positive integer")
-        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
-            raise UsageError(f"timeout={timeout!r}: must be a positive number of seconds")
-        if not (_is_number(grace) and 0 <= grace < math.inf):
-            raise UsageError(f"grace={grace!r}: must be seconds, 0 or more")
+        timeout_s, grace_s = None if timeout is None else _number(timeout), _number(grace)
+        if timeout_s is not None and not 0 < timeout_s < math.inf:
+            raise UsageError(f"timeout={timeout!r:.80}: must be a positive number of seconds")
+        if not 0 <= grace_s < math.inf:
+            raise UsageError(f"grace={grace!r:.80}: must be seconds, 0 or more")
         if on_error not in ("raise", "record"):
             raise UsageError(f"on_error={on_error!r}: must be 'raise' or 'record'")
-        return cls(int(concurrency), timeout, float(grace), on_error == "raise", ignore_nans)
+        return cls(int(concurrency), timeout_s, grace_s, on_error == "raise", ignore_nans)
 
 
-def _is_number(x: object) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _number(x: object) -> float:
+    """NaN for what is no number, and infinity for an integer that no float holds."""
+    if not isinstance(x, Real) or isinstance(x, bool):
+        return math.nan
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from asynchopper.errors import UsageError
@@ -46,6 +47,12 @@ class Pruner(ABC):
         return -1.0 if self.direction.startswith("min") else 1.0
 
 
+def _count(given: Any, said: str) -> int:
+    if isinstance(given, bool) or not hasattr(given, "__index__") or given < 1:
+        raise UsageError(f"{said}{given!r:.80}): must be an integer of 1 or more")
+    return int(given)
+
+
 class QuantilePruner(Pruner):
     """Prunes what is worse than the `q` quantile of the earlier estimates at the same position.
 
@@ -54,12 +61,10 @@ class QuantilePruner(Pruner):
     """
 
     def __init__(self, q: float, warmup: int = 5) -> None:
-        q = q / 100 if 1 <= q < 100 else q
-        if not 0 < q < 1:
-            raise UsageError(f"QuantilePruner({q}): q must be between 0 and 1, or a percentage")
-        if warmup < 1:
-            raise UsageError(f"QuantilePruner(warmup={warmup}): must be 1 or more")
-        self.q, self.warmup = q, warmup
+        if not isinstance(q, Real) or not 0 < q < 100:
+            raise UsageError(f"QuantilePruner({q!r:.80}): q must be between 0 and 1, or a percentage")
+        self.q: float = float(q / 100 if q >= 1 else q)
+        self.warmup: int = _count(warmup, "QuantilePruner(warmup=")
         self.reset()
 
     def reset(self) -> None:
@@ -101,9 +106,7 @@ class TopKPruner(Pruner):
     """Prunes what is worse than all of the `k` best evaluations were at the same position. The first `k` run whole."""
 
     def __init__(self, k: int) -> None:
-        if k < 1:
-            raise UsageError(f"TopKPruner({k}): k must be 1 or more")
-        self.k = k
+        self.k: int = _count(k, "TopKPruner(")
         self.reset()
 
     def reset(self) -> None:

@@ -390,7 +390,7 @@ def open_storage(location: Location | Storage) -> Storage:
     """
     if isinstance(location, Storage):
         return location
-    text = fspath(location)
+    text = fspath(location) if isinstance(location, (str, PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"checkpoint_path={location!r}: must be a path or a URL")
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)

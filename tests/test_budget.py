@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +70,33 @@ async def test_a_budget_is_exactly_one_of_three(words: dict[str, Any]) -> None:
         await ah.Search(x=ah.bool()).run(lambda p: 1, quiet=True, **words)
 
 
+@pytest.mark.parametrize("runtime", [10**400, np.array([1.0, 2.0]), 1j])
+async def test_a_runtime_is_a_number_of_seconds_that_a_float_holds(runtime: Any) -> None:
+    with pytest.raises(UsageError, match="runtime="):
+        await ah.Search(x=ah.bool()).run(lambda p: 1, runtime=runtime, quiet=True)
+
+
+async def test_numbers_may_be_numpys_and_callbacks_none() -> None:
+    search = ah.Search(x=ah.float(0, 1))
+    await search.run(
+        lambda p: 1,
+        steps=np.int64(2),  # type: ignore[arg-type]  # NumPy's numbers are numbers
+        grace=np.int64(1),  # type: ignore[arg-type]  # as above
+        timeout=np.float32(5),  # type: ignore[arg-type]  # as above
+        seeding_ratio=np.float32(0.5),  # type: ignore[arg-type]  # as above
+        callbacks=None,  # type: ignore[arg-type]  # nobody
+        quiet=True,
+    )
+    async for _ in search.iterate(lambda p: 1, steps=2, callbacks=None, quiet=True):  # type: ignore[typeddict-item]  # as above
+        pass
+    assert len(search.history) == 4
+
+
+async def test_a_class_in_the_place_of_an_instance_is_said_to_be_one() -> None:
+    with pytest.raises(UsageError, match=r"pruner= takes an instance, .*; write pruner=TopKPruner\(\.\.\.\)"):
+        await ah.Search(x=ah.bool()).run(lambda p: 1, steps=1, pruner=ah.pruners.TopKPruner)  # type: ignore[arg-type]  # that is the point
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "10", True, math.nan])
 async def test_steps_are_a_positive_integer(steps: Any) -> None:
     with pytest.raises(UsageError, match="steps="):
@@ -109,6 +137,18 @@ async def test_steps_are_a_positive_integer(steps: Any) -> None:
         {"pruner": "median"},
         {"storage": "run.ckpt"},
         {"callbacks": [3]},
+        {"callbacks": 3},
+        {"callbacks": "print"},
+        {"kwargs": 3},
+        {"kwargs": [("a", 1)]},
+        {"kwargs": {1: 2}},
+        {"pruner": ah.pruners.TopKPruner},
+        {"sampler": ah.RandomSampler},
+        {"timeout": 10**400},
+        {"grace": 10**400},
+        {"seeding_runtime": 10**400},
+        {"checkpoint_path": 5},
+        {"checkpoint_path": b"run.ckpt"},
         {"resume": "must"},
         {"checkpoint_path": ""},
         {"checkpoint_path": "nosuch://place"},

@@ -121,7 +121,11 @@ def test_top_k_minimizes_too() -> None:
         lambda: QuantilePruner(-0.5),
         lambda: QuantilePruner(float("nan")),
         lambda: QuantilePruner(0.5, warmup=0),
+        lambda: QuantilePruner("a"),  # type: ignore[arg-type]  # that is the point
+        lambda: QuantilePruner(0.5, warmup=1.5),  # type: ignore[arg-type]  # as above
         lambda: TopKPruner(0),
+        lambda: TopKPruner(1.5),  # type: ignore[arg-type]  # as above
+        lambda: TopKPruner("a"),  # type: ignore[arg-type]  # as above
     ],
 )
 def test_a_pruner_that_means_nothing_is_refused(make: Any) -> None:

@@ -306,6 +306,9 @@ def test_an_array_guess_that_does_not_belong_is_refused(value: Any) -> None:
         (lambda: ah.choice("a", "b", init="c"), "'c' is not one of the 2 options"),
         (lambda: ah.choice("a", "b", labels=["x"]), "2 options need 2 different labels"),
         (lambda: ah.choice("a", "b", labels=["x", "x"]), "2 options need 2 different labels"),
+        (lambda: ah.choice("a", "b", labels=["x", ["y"]]), "labels are texts that UTF-8 can write"),
+        (lambda: ah.choice("a", "b", labels=["x", "\ud800"]), "labels are texts that UTF-8 can write"),
+        (lambda: ah.choice("a", "b", labels=3), "labels are texts"),
         (lambda: ah.float(1, 0), r"float\(1, 0\): low 1 is above high 0"),
         (lambda: ah.float(-1), r"float\(-1, None\): low 0 is above high -1"),
         (lambda: ah.int(5, 2), r"int\(5, 2\): low 5 is above high 2"),
@@ -351,6 +354,8 @@ def test_an_array_guess_that_does_not_belong_is_refused(value: Any) -> None:
         (lambda: ah.float(0, 1, "0.2f", log=True), "already says the scale and the precision"),
         (lambda: ah.float(0, 1, shape=0), "shape=0 must hold positive integers"),
         (lambda: ah.float(0, 1, shape=(2, -1)), "must hold positive integers"),
+        (lambda: ah.float(0, 1, shape=1.5), "must hold positive integers"),
+        (lambda: ah.float(0, 1, shape="ab"), "must hold positive integers"),
         (lambda: ah.float(0, 1, shape=2, init=[0.5, 2]), r"float\(0, 1\): init: an entry is outside"),
         (lambda: ah.float(0, 1, shape=2, init=[1, 1, 1]), "cannot make an array of shape"),
         (lambda: ah.int(0, 9, shape=2, init=1.5), "cannot hold the entries of 1.5"),
@@ -377,6 +382,22 @@ def test_a_bad_space_is_refused_when_it_is_made(make: Any, said: str) -> None:
         make()
 
 
+def test_numbers_of_a_parameter_may_be_numpys() -> None:
+    two = np.int64(2)
+    space = Space(
+        {
+            "s": ah.float(0, 1, shape=two),
+            "t": ah.float(0, 1, shape=(two, two), precision=two),
+            "p": ah.int(1, 64, power_of=two),
+            "m": ah.int(1, 64, multiple_of=two),
+            "g": ah.float(1e-3, 1, log=True, precision=two),
+        }
+    )
+    built = space.build(space.sample(rng()))
+    assert built["s"].shape == (2,) and built["t"].shape == (2, 2)
+    assert orjson.loads(orjson.dumps(space.describe()))["g"]["precision"] == 2
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, "7", True])
 def test_a_bad_seed_is_refused(seed: Any) -> None:
     with pytest.raises(UsageError, match="seed="):
@@ -394,6 +415,7 @@ def test_several_dicts_and_keywords_are_one_space() -> None:
     [
         (ah.choice(object(), 1), r"p: a checkpoint cannot hold the option <object.*; name the options with labels="),
         (ah.choice(lambda x: x, 1), "p: a checkpoint cannot hold the option <function"),
+        (ah.choice("\ud800", 1), r"p: a checkpoint cannot hold the option '\\ud800'; name the options with labels="),
         (
             ah.custom(init=1j),
             r"p: a checkpoint cannot hold its values \(builtins.complex\); give it encode= and decode=",

@@ -42,10 +42,10 @@ Watcher: TypeAlias = Callback | Callable[[Trial], Any]
 class Watchers:
     """Calls plain callbacks at once and awaits the others in order, beside the run. What they raise is logged."""
 
-    def __init__(self, callbacks: Watcher | Iterable[Watcher]) -> None:
-        if isinstance(callbacks, Callback) or callable(callbacks):
+    def __init__(self, callbacks: Watcher | Iterable[Watcher | None] | None) -> None:
+        if isinstance(callbacks, Callback) or callable(callbacks) or not isinstance(callbacks, Iterable):
             callbacks = (callbacks,)
-        self._callbacks = [_as_callback(c) for c in callbacks]
+        self._callbacks = [_as_callback(c) for c in callbacks if c is not None]
         self._sign = 1.0
         self._best: float | None = None
         self._waiting: deque[Awaitable[Any]] = deque()

@@ -31,12 +31,12 @@ class Choice(Parameter):
         if not len(options):
             raise SpaceError("choice() needs at least one option")
         self.options, self.ordinal, self.n = tuple(options), ordinal, len(options)
+        if labels is not None and not (isinstance(labels, Sequence) and all(map(_is_text, labels))):
+            raise SpaceError(f"choice(labels=...): labels are texts that UTF-8 can write, got {labels!r:.200}")
         if labels is not None and (len(labels) != self.n or len(set(labels)) != self.n):
             raise SpaceError(
                 f"choice(labels=...): {self.n} options need {self.n} different labels, got {list(labels)!r}"
             )
-        if labels is not None and not all(isinstance(label, str) for label in labels):
-            raise SpaceError(f"choice(labels=...): labels are strings, got {list(labels)!r}")
         self.labels = tuple(labels) if labels is not None else None
         self._shared = all(own(o) is o for o in self.options)
         self.nested = any(has_parameter(o) for o in self.options)
@@ -189,7 +189,9 @@ def has_parameter(node: Any) -> bool:
 def _stored_option(option: Any) -> Json:
     """The option as JSON: its value, else its qualified name, else `MISSING`. Nested parameters are place holders."""
     try:
-        return to_json(_outline(option) if has_parameter(option) else option)
+        form = to_json(_outline(option) if has_parameter(option) else option)
+        orjson.dumps(form)  # it has no word for a text that UTF-8 cannot write
+        return form
     except (TypeError, ValueError):
         pass
     module = getattr(option, "__module__", None)
@@ -212,6 +214,11 @@ def _outline(node: Any) -> Any:
     if form is MISSING:
         return "?"
     return form["$label"] if isinstance(form, dict) and "$label" in form else from_json(form)
+
+
+def _is_text(given: object) -> bool:
+    """Whether it is a `str` that UTF-8 can write, which it cannot where it holds half of a pair of surrogates."""
+    return isinstance(given, str) and not any("\ud800" <= c <= "\udfff" for c in given)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.kinds import Choice, Custom
-from asynchopper.space.numbers import as_int
+from asynchopper.space.numbers import as_int, whole
 from asynchopper.space.scalars import (
     MISSING,
     Draw,
@@ -55,7 +55,7 @@ def float_(
             raise SpaceError(f"{said}: {fmt!r} already says the scale and the precision; leave out log= and precision=")
         log, precision = _parse_format(fmt)
     low, high = _bounds(low, high, said)
-    _check_precision(precision, log, said)
+    precision = _checked_precision(precision, log, said)
     scalar_init = MISSING if shape is not None else init
     param: Scalar
     if low is None or high is None:
@@ -105,12 +105,13 @@ def int_(
     scalar_init = MISSING if shape is not None else init
     param: Scalar
     if power_of is not None:
-        if not isinstance(power_of, int) or power_of < 2:
+        base = whole(power_of)
+        if base is None or base < 2:
             raise SpaceError(f"{said}: power_of={power_of!r} must be an integer of 2 or more")
-        param = _made(said, lambda: PowerGrid(a, b, power_of, scalar_init))
+        param = _made(said, lambda: PowerGrid(a, b, base, scalar_init))
     else:
-        step = 1 if multiple_of is None else multiple_of
-        if not isinstance(step, int) or step < 1:
+        step = 1 if multiple_of is None else whole(multiple_of)
+        if step is None or step < 1:
             raise SpaceError(f"{said}: multiple_of={multiple_of!r} must be a positive integer")
         if log and a <= 0:
             raise SpaceError(f"{said}: a logarithmic scale needs positive bounds, and low is {a!r}")
@@ -181,9 +182,9 @@ def _finished(
 ) -> Parameter:
     if shape is not None:
         assert isinstance(param, Scalar)
-        dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        if not all(isinstance(n, int) and n >= 1 for n in dims):
-            raise SpaceError(f"{said}: shape={shape!r} must hold positive integers")
+        dims = tuple(whole(n) or 0 for n in (shape if isinstance(shape, Iterable) else (shape,)))
+        if min(dims, default=1) < 1:
+            raise SpaceError(f"{said}: shape={shape!r:.80} must hold positive integers")
         try:
             param = Array(param, dims, init)
         except SpaceError as e:
@@ -237,11 +238,11 @@ def _bounds(low: Any, high: Any, said: str) -> tuple[float | int | None, float |
     return low, high
 
 
-def _check_precision(precision: int | None, log: bool, said: str) -> None:
-    if precision is None:
-        return
-    if not isinstance(precision, int) or isinstance(precision, bool) or not (1 if log else 0) <= precision <= 15:
+def _checked_precision(precision: int | None, log: bool, said: str) -> int | None:
+    digits = whole(precision)
+    if precision is not None and (digits is None or not (1 if log else 0) <= digits <= 15):
         raise SpaceError(f"{said}: precision={precision!r} must be an integer from {1 if log else 0} to 15")
+    return digits
 
 
 def _parse_format(fmt: str) -> tuple[bool, int]:
