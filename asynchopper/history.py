@@ -398,10 +398,11 @@ def _is_mixed(column: Any) -> bool:
 
 
 def _plain(column: Any) -> list[Any]:
-    """Texts and numbers of one type, and lists of numbers, as they are; a mixture, or anything else, as text."""
+    """Texts and numbers of one type, and arrays of one depth, as they are; a mixture, or anything else, as text."""
     values = [v.tolist() if isinstance(v, np.ndarray) else v for v in column]
     kinds = {type(v) for v in column if v is not None}
-    if kinds <= {np.ndarray} or (len(kinds) == 1 and kinds <= {str, bool, float}):
+    depths = {v.ndim for v in column if isinstance(v, np.ndarray)}
+    if (kinds <= {np.ndarray} and len(depths) <= 1) or (len(kinds) == 1 and kinds <= {str, bool, float}):
         return values
     if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
         return values

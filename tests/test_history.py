@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,21 @@ async def test_arrow_gets_a_row_a_trial() -> None:
 class Thing:
     def __repr__(self) -> str:
         return "a thing"
+
+
+async def test_arrays_that_have_got_another_dimension_fit_every_frame(tmp_path: Path) -> None:
+    log = tmp_path / "a.ckpt"
+    for shape in (3, (2, 2), 4):
+        search = ah.Search({"w": ah.float(0, 1, shape=shape), "x": ah.float(0, 1)}, seed=1)
+        await search.run(lambda p: p["x"], steps=3, checkpoint_path=log, quiet=True)
+    history = search.history
+    assert [np.shape(w) for w in history["w"]] == [(3,)] * 3 + [(2, 2)] * 3 + [(4,)] * 3
+    frames = history.to_pandas(), history.to_polars(), history.to_arrow()
+    assert [len(frame) for frame in frames] == [9, 9, 9]
+    assert frames[2]["w"].to_pylist()[:1] == [str(history["w"][0].tolist())]
+    search = ah.Search({"w": ah.float(0, 1, shape=4), "x": ah.float(0, 1)})
+    await search.run(lambda p: p["x"], steps=2, quiet=True)
+    assert search.history.to_arrow()["w"].to_pylist() == search.history["w"].tolist()
 
 
 async def test_options_of_mixed_types_fit_every_frame() -> None:
