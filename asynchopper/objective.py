@@ -340,10 +340,10 @@ def _wants_trial(objective: Objective, kwargs: Mapping[str, Any]) -> Literal["po
     return wants
 
 
-def takes_trial(objective: Objective) -> bool:
-    """Whether the objective has a parameter that is called `trial`."""
+def takes_trial(objective: Objective, after: int) -> bool:
+    """Whether the objective has a parameter that is called `trial` after so many others."""
     try:
-        return "trial" in inspect.signature(objective).parameters
+        return "trial" in list(inspect.signature(objective).parameters)[after:]
     except (TypeError, ValueError):
         return False
 

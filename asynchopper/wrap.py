@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import aclosing
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -55,16 +58,23 @@ class _Wrapped:
     def __init__(self, objective: Objective, n: int, yield_after: int, reduction: Any, pass_index_arg: bool) -> None:
         self.objective, self.n, self.yield_after, self.reduction = objective, n, yield_after, reduction
         self.pass_index_arg = pass_index_arg
-        self.wants_trial = not pass_index_arg and takes_trial(objective)
+        self.wants_trial = takes_trial(objective, 2 if pass_index_arg else 1)
         self.__name__ = self.__qualname__ = str(getattr(objective, "__qualname__", type(objective).__qualname__))
         self.__doc__ = objective.__doc__
 
     def _call(self, params: Any, i: int, kwargs: dict[str, Any]) -> Any:
-        if self.pass_index_arg:
-            return self.objective(params, i, **kwargs)
+        args = (params, i) if self.pass_index_arg else (params,)
         if self.wants_trial:
-            return self.objective(params, trial=current_trial(), **kwargs)
-        return self.objective(params, **kwargs)
+            return self.objective(*args, trial=current_trial(), **kwargs)
+        return self.objective(*args, **kwargs)
+
+    async def _awaited(self, calls: Iterable[Any]) -> AsyncGenerator[float, None]:
+        """The estimates, by what calling the objective gives, each called when the one before is done."""
+        values: list[float] = []
+        for i, result in enumerate(calls):
+            values.append(to_number(await finish(result, current_trial())))
+            if i >= self.yield_after:
+                yield self._reduced(values)
 
     def _reduced(self, values: Sequence[float]) -> float:
         if isinstance(self.reduction, str):
@@ -74,17 +84,20 @@ class _Wrapped:
 
 class _RepeatedAsync(_Wrapped):
     async def __call__(self, params: Any, **kwargs: Any) -> AsyncIterator[float]:
-        values: list[float] = []
-        for i in range(self.n):
-            values.append(to_number(await finish(self._call(params, i, kwargs), current_trial())))
-            if i >= self.yield_after:
-                yield self._reduced(values)
+        calls = (self._call(params, i, kwargs) for i in range(self.n))
+        async with aclosing(self._awaited(calls)) as estimates:
+            async for estimate in estimates:
+                yield estimate
 
 
 class _Repeated(_Wrapped):
-    def __call__(self, params: Any, **kwargs: Any) -> Iterator[float]:
+    def __call__(self, params: Any, **kwargs: Any) -> Generator[float, None, Any]:
         values: list[float] = []
-        for i in range(self.n):
-            values.append(to_number(self._call(params, i, kwargs)))
+        calls = (self._call(params, i, kwargs) for i in range(self.n))
+        for i, result in enumerate(calls):
+            if i == 0 and inspect.isawaitable(result):  # the rest goes on where it can be awaited
+                return self._awaited(chain([result], calls))
+            values.append(to_number(result))
             if i >= self.yield_after:
                 yield self._reduced(values)
+        return None

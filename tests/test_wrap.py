@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from typing import Any
@@ -81,6 +82,43 @@ async def test_the_trial_and_kwargs_reach_the_objective() -> None:
     await run(ah.wrap_n_times(plain, 2), kwargs={"tag": "b"})
     await run(ah.wrap_n_times(plain, 1))
     assert seen == [(0, 0, "a")] * 2 + [(0, 0, "b")] * 2 + [(0, 0, "none")]
+
+
+async def asynchronous(params: dict[str, Any], i: int = 0) -> float:
+    return float(params["x"] + i)
+
+
+def gives_a_coroutine(params: dict[str, Any]) -> Any:
+    return asynchronous(params)
+
+
+@pytest.mark.parametrize("executor", [None, "process"])
+async def test_a_function_that_gives_an_awaitable_is_awaited_each_time(executor: Any) -> None:
+    trial = await run(ah.wrap_n_times(gives_a_coroutine, 3), executor=executor)
+    assert (trial.value, trial.estimates) == (10.0, (10.0, 10.0, 10.0))
+
+
+async def test_a_lambda_that_gives_a_coroutine_is_cancelled_where_it_awaits() -> None:
+    async def waiting(i: int) -> float:
+        try:
+            await asyncio.sleep(60 if i else 0)
+        finally:
+            left.append(i)
+        return 1.0
+
+    left: list[int] = []
+    trial = await run(ah.wrap_n_times(lambda p, i: waiting(i), 3, pass_index_arg=True), timeout=0.2, on_error="record")
+    assert (trial.state, trial.estimates, left) == ("failed", (1.0,), [0, 1])
+
+
+async def test_an_index_and_the_trial_may_both_be_had() -> None:
+    async def objective(params: dict[str, Any], i: int, trial: ah.RunningTrial) -> float:
+        return 10.0 * i + trial.id
+
+    trial = await run(ah.wrap_n_times(objective, 3, reduction="sum", pass_index_arg=True))
+    assert trial.value == 30.0
+    named_so = await run(ah.wrap_n_times(lambda params, trial: trial, 3, reduction="sum", pass_index_arg=True))
+    assert named_so.value == 3.0
 
 
 def in_another_process(params: dict[str, Any]) -> float:

@@ -160,7 +160,7 @@ def _value(evaluation: Evaluation, trial: RunningTrial) -> float:
     result = evaluation.call(trial)
     if hasattr(result, "__next__"):
         result = exhaust(result, trial)
-    elif hasattr(result, "__await__") or hasattr(result, "__anext__"):
+    if hasattr(result, "__await__") or hasattr(result, "__anext__"):
         result = asyncio.run(_finished(result, trial))
     return to_number(result)
 
