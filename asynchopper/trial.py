@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 State: TypeAlias = Literal["completed", "pruned", "nan", "failed", "interrupted"]
 
@@ -47,7 +49,7 @@ class Interrupted(NamedTuple):
 Outcome: TypeAlias = Completed | Pruned | Failed | Interrupted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Trial:
     """A finished evaluation.
 
@@ -65,6 +67,22 @@ class Trial:
     cost: float = 0.0
     seconds: float = 0.0
     error: str | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trial):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, also where there are arrays in them, whose == gives no single answer."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+    if isinstance(a, (list, tuple)) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a is b or bool(a == b)
 
 
 @dataclass(slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ async def test_rows_are_trials_in_the_order_they_were_told() -> None:
     assert [t.state for t in history[:5]] == ["completed", "pruned", "failed", "nan", "completed"]
     with pytest.raises(IndexError, match="trial 20 of 20"):
         history[20]
+
+
+async def test_trials_with_arrays_can_be_compared() -> None:
+    search = ah.Search(w=ah.float(0, 1, shape=3), deep=[{"v": ah.int(0, 9, shape=2)}], seed=1)
+    await search.run(lambda p: float(p["w"].sum()), steps=5, quiet=True)
+    trials = list(search.history)
+    assert search.best_trial == search.best_trial and search.best_trial in search.history
+    assert [search.history.index(t) for t in trials] == [0, 1, 2, 3, 4]
+    assert trials[0] != trials[1] and trials[0] != "a trial"
+    assert trials[0] != replace(trials[0], params={**trials[0].params, "w": trials[0].params["w"] + 1})
+    assert trials[0] != replace(trials[0], params={**trials[0].params, "w": 1.0})
 
 
 async def test_columns_have_one_entry_a_trial() -> None:
