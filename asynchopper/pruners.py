@@ -116,7 +116,7 @@ class TopKPruner(Pruner):
         i = len(estimates) - 1
         if i < 0 or len(self._top) < self.k:
             return False
-        at = [self._sign * e[i] for _, e in self._top if i < len(e)]
+        at = [self._sign * e[i] for _, e in self._top if i < len(e) and not math.isnan(e[i])]
         if not at or all(len(e) == len(estimates) for _, e in self._top):
             return False  # that was the last one
         return not any(self._sign * estimates[i] >= x for x in at)

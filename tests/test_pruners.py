@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,14 @@ def test_top_k_prunes_what_is_worse_than_all_of_the_best() -> None:
     assert not pruner.should_prune([2.9, -9.0])  # that was the last estimate
     observed(pruner, trial([8.0, 7.0], 7.0))
     assert pruner.should_prune([4.9]) and not pruner.should_prune([5.0])
+
+
+def test_the_best_say_nothing_where_they_had_no_number() -> None:
+    pruner = observed(TopKPruner(2), trial([math.nan, 6.0, 6.0], 6.0), trial([math.nan, 5.0, 5.0], 5.0))
+    assert not pruner.should_prune([math.nan]) and not pruner.should_prune([1.0])
+    assert pruner.should_prune([1.0, 4.0])
+    pruner = observed(TopKPruner(2), trial([math.nan, 6.0, 6.0], 6.0), trial([4.0, 5.0, 5.0], 5.0))
+    assert pruner.should_prune([3.0]) and not pruner.should_prune([4.5])
 
 
 def test_top_k_minimizes_too() -> None:
