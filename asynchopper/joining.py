@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
 from asynchopper.journal import Replay, fold_portion
 from asynchopper.ledger import Ledger
-from asynchopper.opening import Opening, new_header, prepared, run_fact, say_changes
+from asynchopper.opening import (
+    Opening,
+    budget_words,
+    new_header,
+    parted,
+    prepared,
+    run_fact,
+    say_changes,
+    say_spent,
+)
 from asynchopper.records import encode, lean
 from asynchopper.samplers import Proposer
 from asynchopper.shared import SharedJournal
@@ -97,20 +106,22 @@ async def _entered(
                 _log.warning(
                     "%s: this search has spent its budget (%s), and there is nothing left to do in it; give another budget to "
                     "go on, or ?workers=1 for a plain checkpoint, where every run brings a new one",
-                    storage.location, _words(state.run.budget),
+                    storage.location, budget_words(state.run.budget),
                 )  # fmt: skip
                 return state, state.reason
         elif others and state.run is not None and state.reason not in FINISHED and state.run.budget != mine_words:
             raise StudyMismatch(
                 f"{storage.location}: {others} other worker{'s are' if others > 1 else ' is'} at work on a budget of "
-                f"{_words(state.run.budget)}, and this one came with {_words(mine_words)}; a search has one budget at a "
-                "time: give the same, or wait until it is spent"
+                f"{budget_words(state.run.budget)}, and this one came with {budget_words(mine_words)}; a search has one budget "
+                "at a time: give the same, or wait until it is spent"
             )
         run = run_fact(state, opening.budget, elapsed)
         reply = await storage.begin(encode(run, state.space), _limit(run, opening), runs)
         fold_portion(reply.news, state, storage.location)
         if reply.kept[0]:
-            return state.fold(run), None
+            state.fold(run)
+            say_spent(state, opening.budget)
+            return state, None
         others, runs, elapsed = reply.workers - 1, reply.runs, reply.elapsed
 
 
@@ -147,8 +158,7 @@ def _check_history(state: State, mine: State, location: str) -> None:
     """An object that knows something goes on only with the search that it knows."""
     if mine.header is None or not mine.told or state.header is None:
         return
-    a, b = mine.table, state.table
-    if mine.header.search_id != state.header.search_id or len(a) > len(b) or a.ids[:] != b.ids[: len(a)]:
+    if mine.header.search_id != state.header.search_id or mine.told > state.told or parted(mine, state):
         raise StudyMismatch(
             f"{location} holds another search ({state.told} trials) than this object ({mine.told}); use a fresh Search to join "
             "it, or another name, or overwrite_checkpoint=True to replace it"
@@ -163,7 +173,3 @@ def _saw_it_end(mine: State, run: Run) -> bool:
 
 def _limit(run: Run, opening: Opening) -> int | None:
     return None if opening.budget.steps is None else run.base_steps + opening.budget.steps
-
-
-def _words(budget: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value:g}" if name != "endless" else name for name, value in budget.items())

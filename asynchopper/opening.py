@@ -184,6 +184,7 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
     await prepared(state, opening, seed, None if journal.storage is None else journal.storage.location)
     journal.stage(run_fact(state, opening.budget, state.elapsed))
     await journal.commit()
+    say_spent(state, opening.budget)
     proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed)
     return Ledger(journal, proposer, opening.budget, opening.pruner)
 
@@ -205,8 +206,11 @@ async def prepared(state: State, opening: Opening, seed: int | None, location: s
 
 
 def run_fact(state: State, budget: Budget, elapsed: float) -> Run:
-    """A run that continues the budget of one that was cut short, or begins to count anew, at so many seconds."""
-    old = None if state.reason in FINISHED else state.run
+    """A run that continues the budget of one that was cut short, or begins to count anew, at so many seconds: after one that
+    was spent, and where the budget is of another kind."""
+    old = state.run if state.reason not in FINISHED else None
+    if old is not None and old.budget.keys() != budget.describe().keys():
+        old = None
     base = (old.base_steps, old.base_elapsed, old.base_cost) if old else (state.told, elapsed, state.cost)
     described = state.space.describe()
     return Run(
@@ -221,6 +225,20 @@ def run_fact(state: State, budget: Budget, elapsed: float) -> Run:
     )
 
 
+def budget_words(budget: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:g}" if name != "endless" else name for name, value in budget.items())
+
+
+def say_spent(state: State, budget: Budget) -> None:
+    """Where a run goes on with a budget of which nothing is left, it ends at once; so that is said."""
+    if budget.spent(state, state.elapsed):
+        _log.warning(
+            "nothing is left of %s: the run before was stopped, and what it has spent of such a budget counts "
+            "(%d steps, %.3g s); give more than that",
+            budget_words(budget.describe()), state.spent_steps, state.spent_seconds,
+        )  # fmt: skip
+
+
 def say_changes(state: State, location: str) -> None:
     """The space may change between runs; what did is said once."""
     before, now = state.described or {}, state.space.describe()
@@ -231,14 +249,20 @@ def say_changes(state: State, location: str) -> None:
         _log.warning("%s: the search space has changed: %s", location, "; ".join(changes))
 
 
-def _ahead(mine: State, stored: State) -> list[Fact] | None:
-    """The facts by which `mine` is ahead of what is stored; `None` when it does not continue it."""
+def parted(mine: State, stored: State) -> bool:
+    """Whether two histories of one search differ in a trial that both have."""
     a, b = mine.table, stored.table
-    if len(b) > len(a) or a.ids[: len(b)] != b.ids or a.values[: len(b)].tobytes() != b.values.tobytes():
-        return None if len(b) <= len(a) else []
-    if len(a) == len(b):
+    both = min(len(a), len(b))
+    return a.ids[:both] != b.ids[:both] or a.values[:both].tobytes() != b.values[:both].tobytes()
+
+
+def _ahead(mine: State, stored: State) -> list[Fact] | None:
+    """The facts by which `mine` is ahead of what is stored; `None` when neither continues the other."""
+    if parted(mine, stored):
+        return None
+    if len(mine.table) <= len(stored.table):
         return []
-    known = set(b.ids)
+    known = set(stored.table.ids)
     return [f for f in mine.facts() if not isinstance(f, Header) and getattr(f, "id", -1) not in known]
 
 

@@ -414,6 +414,28 @@ async def test_a_larger_budget_extends_and_a_smaller_one_ends_at_once(where: str
     assert len(search.history) == 2 * n + 2  # the budget of n was spent, so this is a new one
 
 
+async def test_a_budget_of_which_nothing_is_left_is_said(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    search = new()
+    await search.run(score, steps=30, checkpoint_path=where, callbacks=stop_at(search, 10), quiet=True)
+    assert not caplog.messages
+    await new().run(score, steps=5, checkpoint_path=where, quiet=True)
+    assert "nothing is left of steps=5" in caplog.text and "10 steps" in caplog.text
+
+
+@pytest.mark.parametrize("first", [{"endless": True}, {"runtime": 3600}])
+async def test_a_budget_of_another_kind_begins_anew(where: str, first: dict[str, Any]) -> None:
+    search = new()
+    await search.run(score, **first, checkpoint_path=where, callbacks=stop_at(search, 10), quiet=True)
+    n = len(search.history)
+    search = new()
+    await search.run(score, steps=5, checkpoint_path=where, quiet=True)
+    assert (len(search.history), reason(search)) == (n + 5, "steps")
+    await search.run(score, endless=True, callbacks=stop_at(search, n + 7), quiet=True)
+    n = len(search.history)
+    await search.run(score, steps=5, quiet=True)
+    assert len(search.history) == n + 5
+
+
 async def test_a_finished_search_that_is_run_again_gets_a_new_budget(where: str) -> None:
     for times in (1, 2, 3):
         search = new()
@@ -635,6 +657,16 @@ async def test_two_continuations_of_one_search_are_kept_apart(tmp_path: Path, wh
     await other.run(score, steps=8, quiet=True)
     with pytest.raises(StudyMismatch, match=r"holds another search \(10 trials\) than this object \(13\)"):
         await other.run(score, steps=5, checkpoint_path=where, quiet=True)
+
+
+async def test_results_that_a_longer_checkpoint_does_not_have_are_not_dropped(where: str) -> None:
+    search = new()
+    await search.run(score, steps=5, checkpoint_path=where, quiet=True)
+    await search.run(lambda p: score(p) + 100, steps=3, quiet=True)
+    await new().run(score, steps=5, checkpoint_path=where, quiet=True)
+    with pytest.raises(StudyMismatch, match=r"holds another search \(10 trials\) than this object \(8\)"):
+        await search.run(score, steps=3, checkpoint_path=where, quiet=True)
+    assert len(search.history) == 8
 
 
 async def test_a_search_that_ran_in_memory_moves_into_a_checkpoint(where: str) -> None:
