@@ -92,7 +92,12 @@ class Journal:
             raise self._broken
 
     def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
-        """Folds a fact, and puts it into the next write. `trial` is the one that it is about, if any."""
+        """Folds a fact, and puts it into the next write. `trial` is the one that it is about, if any.
+
+        Where the journal is broken it is dropped, since it can never count; the commit that follows says so.
+        """
+        if self._broken is not None:
+            return
         self.state.fold(fact)
         if self.storage is not None:
             self._batch.facts.append(fact)
@@ -111,6 +116,9 @@ class Journal:
             return
         batch = self._batch
         if not batch.facts:
+            if self.writing:
+                await self._next_end()
+            self.check()
             return
         while not batch.written:
             self.check()

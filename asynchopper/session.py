@@ -105,20 +105,19 @@ class Session:
         """The outcome of a trial; durable when it returns. Telling the same trial again changes nothing.
 
         `value` is the number that was reached; `state` says otherwise: `"pruned"`, `"failed"`. Raises `UsageError` for a
-        trial that this session did not give out, `ObjectiveError` for a value that is not a number.
+        trial that this session did not give out, `ObjectiveError` for a value that is not a number; `StorageError` when it
+        cannot be made durable, also when it is told again.
         """
-        ledger = self._open()
-        if trial.id in self._told:
-            await ledger.journal.commit()
-            return
-        if self._out.get(trial.id) is not trial:
-            raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
-        outcome = _outcome(value, state)
-        trial.cost += cost
-        del self._out[trial.id]
-        self._told.add(trial.id)
         async with self._thinking:
-            ledger.tell(trial, outcome)
+            ledger = self._open()
+            if trial.id not in self._told:
+                if self._out.get(trial.id) is not trial:
+                    raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
+                outcome = _outcome(value, state)
+                trial.cost += cost
+                del self._out[trial.id]
+                self._told.add(trial.id)
+                ledger.tell(trial, outcome)
         await self._commit(ledger)
 
     async def _commit(self, ledger: Ledger) -> None:

@@ -70,6 +70,8 @@ class SharedJournal(Journal):
         return not self.writing and self._broken is None
 
     def stage(self, fact: Fact, trial: RunningTrial | None = None) -> None:
+        if self._broken is not None:
+            return
         if not (self._crowded and isinstance(fact, Told)):
             self.state.fold(fact)
         self._batch.put(fact, trial)

@@ -147,6 +147,29 @@ async def test_after_a_failed_write_nothing_is_written_any_more(tmp_path: Path) 
         assert [t.id for t in loaded.history] == [t.id for t in search.history]
 
 
+async def test_a_session_whose_log_broke_refuses_every_result_and_keeps_none(tmp_path: Path) -> None:
+    """Also one that is told again: it is no more durable than it was."""
+    path = tmp_path / "a.ckpt"
+    search = ah.Search(SPACE, seed=5)
+    async with search.session(steps=STEPS, checkpoint_path=path) as session:
+        a, b, c, d = [await session.ask() for _ in range(4)]
+        assert a is not None and b is not None and c is not None and d is not None
+        await session.tell(a, 1.0)
+        path.unlink()
+        for trial in (b, b, c, b):
+            with pytest.raises(ah.StorageError, match="was removed or replaced"):
+                await session.tell(trial, 2.0, cost=5.0)
+        with pytest.raises(ah.StorageError, match="was removed or replaced"):
+            await session.ask()
+    assert search.history.values.tolist() == [1.0]
+    loaded = ah.Search(SPACE)
+    await loaded.load(await search.save(tmp_path / "elsewhere.ckpt"))
+    assert loaded.history.values.tolist() == [1.0]
+    async with loaded.session(steps=STEPS) as session:  # what was out is out still
+        again = [await session.ask() for _ in range(3)]
+    assert [t and (t.id, t.params) for t in again] == [(t.id, t.params) for t in (b, c, d)]
+
+
 async def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     search = await search_on(tmp_path / "run.ckpt", {})
     place = tmp_path / "saves"

@@ -126,6 +126,23 @@ async def test_a_write_that_fails_ends_the_run_with_what_was_durable(tmp_path: P
     assert [t.id for t in search.history] == before[:-1]
 
 
+async def test_a_result_that_is_told_again_while_it_is_written_is_durable_when_that_returns(tmp_path: Path) -> None:
+    storage, search = Held(tmp_path / "a.ckpt", 0), a_search()
+    async with search.session(steps=5, storage=storage) as session:
+        trial = await session.ask()
+        assert trial is not None
+        storage.left = 1
+        first = asyncio.ensure_future(session.tell(trial, 1.0))
+        await asyncio.wait_for(storage.held.wait(), 10)
+        first.cancel()
+        again = asyncio.ensure_future(session.tell(trial, 1.0))
+        await turns()
+        assert not again.done() and len(search.history) == 0
+        storage.let_go()
+        await asyncio.wait_for(again, 10)
+        assert search.history.values.tolist() == [1.0]
+
+
 async def test_a_callback_that_fails_after_such_a_write_does_not_stop_the_search(tmp_path: Path) -> None:
     class Fails(ah.Callback):
         def on_trial(self, trial: ah.Trial) -> None:

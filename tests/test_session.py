@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from typing import Any
 
 import orjson
@@ -112,6 +113,38 @@ async def test_telling_twice_counts_once() -> None:
         await session.tell(trial, 99.0)
         await asyncio.gather(*(session.tell(trial, float(i)) for i in range(10)))
     assert search.history.values.tolist() == [1.0]
+
+
+async def test_a_result_whose_telling_was_cancelled_can_be_told_again() -> None:
+    class Thinks(ah.RandomSampler):
+        """Is at it until it is let go."""
+
+        begun, go = threading.Event(), threading.Event()
+
+        def thinks(self, state: Any) -> bool:
+            return len(state.pending) > 0
+
+        def propose(self, view: Any, rng: Any) -> Any:
+            self.begun.set()
+            assert not len(view.state.pending) or self.go.wait(BOUND_S)
+            return super().propose(view, rng)
+
+    search, sampler = ah.Search(SPACE), Thinks()
+    async with search.session(steps=5, sampler=sampler) as session:
+        trial = await session.ask()
+        assert trial is not None
+        sampler.begun.clear()
+        asking = asyncio.ensure_future(session.ask())
+        assert await asyncio.to_thread(sampler.begun.wait, BOUND_S)
+        telling = asyncio.ensure_future(session.tell(trial, 1.0))
+        await asyncio.sleep(0)
+        telling.cancel()
+        await asyncio.wait([telling])
+        again = asyncio.ensure_future(session.tell(trial, 1.0))
+        sampler.go.set()
+        await again
+        assert search.history.values.tolist() == [1.0]
+        await asking
 
 
 async def test_outcomes_of_every_kind_can_be_told() -> None:
