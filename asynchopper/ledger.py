@@ -14,7 +14,7 @@ from asynchopper.budget import Budget
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.history import COMPLETED, NAN, PRUNED
 from asynchopper.journal import Journal
-from asynchopper.objective import Host, RunningTrial
+from asynchopper.objective import Host, RunningTrial, printed
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.proposer import Next
@@ -151,7 +151,7 @@ class Ledger(Host):
                 state,
                 value,
                 tuple(trial.estimates) if trial.estimates else (),
-                trial.cost,
+                trial._cost,
                 round(now - trial.started, 6),  # as the log will have it
                 self.before + now - self._began,
                 error,
@@ -214,7 +214,7 @@ def _end(outcome: Outcome) -> tuple[TrialState, str | None]:
         case Pruned():
             return "pruned", None
         case Failed(raised):
-            return "failed", f"{type(raised).__qualname__}: {raised}"[:1000]
+            return "failed", printed(raised)
         case Interrupted():
             return "interrupted", None
         case Completed(value):

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import inspect
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextvars import ContextVar
@@ -67,13 +68,13 @@ class RunningTrial:
 
     __slots__ = (
         "_begun",
+        "_cost",
         "_host",
         "_interrupted",
         "_loop",
         "_taken",
         "_thread",
         "attempt",
-        "cost",
         "estimates",
         "id",
         "params",
@@ -89,7 +90,7 @@ class RunningTrial:
         self.restored = restored
         """What the previous attempt gave to `save`, or `None`."""
         self.estimates: list[float] = []
-        self.cost = 0.0
+        self._cost = 0.0
         self.started = 0.0
         self._host = host
         self._interrupted: Event | None = None
@@ -132,9 +133,18 @@ class RunningTrial:
             return _DONE
         return self._host.save(self, state)
 
+    @property
+    def cost(self) -> float:
+        """What this evaluation has cost so far, in a unit of your own."""
+        return self._cost
+
+    @cost.setter
+    def cost(self, x: float) -> None:
+        self._cost = to_cost(x, "trial.cost")
+
     def add_cost(self, x: float) -> None:
-        """Adds to what this evaluation has cost, in a unit of your own."""
-        self.cost += to_number(x, "add_cost")
+        """Adds to `cost`. Raises `ObjectiveError` unless it is a finite number of 0 or more."""
+        self.cost += to_cost(x, "add_cost")
 
     def _in_thread(self) -> bool:
         return self._thread is not None and self._thread == threading.get_ident()
@@ -217,6 +227,14 @@ def to_number(value: Any, where: str = "the objective") -> float:
             raise ObjectiveError(f"{where} got {value!r:.80}, which is not one number: {e}") from None
     hint = "; return one number, and keep the rest elsewhere" if isinstance(value, (tuple, list, dict)) else ""
     raise ObjectiveError(f"{where} got {value!r:.80} of type {type(value).__name__}, which is not a number{hint}")
+
+
+def to_cost(value: Any, where: str) -> float:
+    """A float that can be summed up; raises `ObjectiveError` for anything but a finite number of 0 or more."""
+    cost = to_number(value, where)
+    if not 0.0 <= cost < math.inf:
+        raise ObjectiveError(f"{where} got {cost!r}; a cost is a finite number of 0 or more")
+    return cost
 
 
 def kind_of(objective: Objective) -> Kind:
@@ -363,6 +381,15 @@ def unwrapped(error: BaseException) -> BaseException:
             return error
         error = inner[0]
     return error
+
+
+def printed(error: BaseException) -> str:
+    """The type of an error and what it says, as UTF-8 can hold it."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(an error that cannot be printed)"
+    return f"{type(error).__qualname__}: {text}"[:1000].encode(errors="backslashreplace").decode()
 
 
 def note(error: BaseException, trial: RunningTrial) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asynchopper.errors import StorageError, UsageError
 from asynchopper.ledger import Ledger
-from asynchopper.objective import RunningTrial, to_number
+from asynchopper.objective import RunningTrial, to_cost, to_number
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Session:
         """The outcome of a trial; durable when it returns. Telling the same trial again changes nothing.
 
         `value` is the number that was reached; `state` says otherwise: `"pruned"`, `"failed"`. Raises `UsageError` for a
-        trial that this session did not give out, `ObjectiveError` for a value that is not a number; `StorageError` when it
-        cannot be made durable, also when it is told again.
+        trial that this session did not give out, `ObjectiveError` for a value that is not a number and a cost that is
+        none of 0 or more; `StorageError` when it cannot be made durable, also when it is told again.
         """
         async with self._thinking:
             ledger = self._open()
@@ -114,7 +114,7 @@ class Session:
                 if self._out.get(trial.id) is not trial:
                     raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
                 outcome = _outcome(value, state)
-                trial.cost += cost
+                trial.cost += to_cost(cost, "tell(cost=…)")
                 del self._out[trial.id]
                 self._told.add(trial.id)
                 ledger.tell(trial, outcome)

@@ -14,6 +14,7 @@ import pytest
 
 import asynchopper as ah
 from asynchopper.errors import TrialTimeout, UsageError
+from tests.scripts import places
 
 pytestmark = pytest.mark.every_loop
 
@@ -238,6 +239,28 @@ async def test_with_on_error_record_the_search_goes_on() -> None:
     assert [t.state for t in history] == ["completed", "failed", "completed"] * 4
     assert history[4].error == "Unlucky: number 4" and history[4].value is None
     assert reason(search) == "steps" and search.best_value == max(t.value for t in history if t.value is not None)
+
+
+ODD = [
+    (ValueError("half \ud800"), "ValueError: half \\ud800"),
+    (places.Unprintable(), "Unprintable: (an error that cannot be printed)"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), ODD)
+async def test_an_error_whose_text_no_log_could_hold_is_raised_as_itself(
+    error: Exception, text: str, tmp_path: Any
+) -> None:
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        if trial.id == 2:
+            raise error
+        return 1.0
+
+    search = ah.Search(SPACE, seed=1)
+    with pytest.raises(type(error)) as caught:
+        await search.run(objective, steps=5, checkpoint_path=tmp_path / "a.ckpt", quiet=True)
+    assert caught.value is error and any("in trial 2" in said for said in error.__notes__)
+    assert [t.error for t in search.history] == [None, None, text]
 
 
 @pytest.mark.parametrize("depth", [1, 3])

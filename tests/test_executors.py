@@ -109,6 +109,21 @@ async def test_what_it_raises_arrives_as_itself_with_a_note(executor: Any) -> No
         await a_search().run(places.raises_oserror, steps=3, executor=executor, quiet=True)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_errors_whose_text_no_log_could_hold_are_recorded(executor: Any, stored: bool, tmp_path: Path) -> None:
+    search, words = a_search(), {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    words |= {"steps": 6, "concurrency": 2, "on_error": "record", "executor": executor, "quiet": True}
+    await search.run(places.raises_oddly, **words)  # type: ignore[arg-type]  # a mix
+    assert search.outcome is not None and search.outcome.reason == "steps"
+    loaded = a_search()
+    await loaded.load(await search.save(tmp_path / "saved.ckpt"))
+    for known in (search, loaded):
+        for trial in known.history:
+            text = "ValueError: half \\ud800" if trial.id % 2 else "Unprintable: (an error that cannot be printed)"
+            assert text in (trial.error or "")
+
+
 @pytest.mark.parametrize("executor", BOTH)
 async def test_a_timeout_takes_the_evaluation_away(executor: Any) -> None:
     search = a_search()

@@ -7,11 +7,13 @@ import math
 import threading
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 import asynchopper as ah
 from asynchopper.errors import ObjectiveError, UsageError
+from tests.scripts.places import Unprintable
 
 pytestmark = pytest.mark.every_loop
 
@@ -183,6 +185,47 @@ async def test_what_cannot_be_told_is_refused_and_can_be_told_again() -> None:
             await session.tell(stranger, 1.0)
         await session.tell(trial, 1.0)
     assert search.history.values.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_cost_is_a_number_of_any_kind_or_refused(stored: bool, tmp_path: Any) -> None:
+    search, words = ah.Search(SPACE), {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    async with search.session(steps=5, **words) as session:
+        trials = [await session.ask() for _ in range(3)]
+        a, b, c = (t for t in trials if t is not None)
+        for cost in ("a", None, math.nan, math.inf, -1.0, 1j):
+            with pytest.raises(ObjectiveError, match="cost"):
+                await session.tell(a, 1.0, cost=cost)  # type: ignore[arg-type]  # that is the point
+            with pytest.raises(ObjectiveError, match="cost"):
+                a.add_cost(cost)  # type: ignore[arg-type]  # as above
+            with pytest.raises(ObjectiveError, match="cost"):
+                a.cost = cost  # type: ignore[assignment]  # as above
+        await session.tell(a, 1.0, cost=np.float64(2))
+        b.cost = np.float64(3)
+        await session.tell(b, 1.0, cost=np.int64(1))
+        c.add_cost(np.float32(0.5))
+        await session.tell(c, state="failed")
+    loaded = ah.Search(SPACE)
+    await loaded.load(await search.save(tmp_path / "saved.ckpt"))
+    for known in (search, loaded):
+        assert [t.cost for t in known.history] == [2.0, 4.0, 0.5]
+
+
+async def test_a_session_outlives_errors_that_no_log_could_hold(tmp_path: Any) -> None:
+    search = ah.Search(SPACE)
+    async with search.session(steps=5, checkpoint_path=tmp_path / "a.ckpt") as session:
+        for error in ("half \ud800", ValueError("half \ud800"), Unprintable()):
+            trial = await session.ask()
+            assert trial is not None
+            await session.tell(trial, error, state="failed")
+    loaded = ah.Search(SPACE)
+    await loaded.load(tmp_path / "a.ckpt")
+    for known in (search, loaded):
+        assert [t.error for t in known.history] == [
+            "TrialFailed: half \\ud800",
+            "ValueError: half \\ud800",
+            "Unprintable: (an error that cannot be printed)",
+        ]
 
 
 async def test_a_session_works_only_inside_of_its_block() -> None:

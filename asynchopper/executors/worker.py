@@ -15,7 +15,18 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from asynchopper.errors import ObjectiveError
-from asynchopper.objective import Evaluation, Event, Host, RunningTrial, _current, exhaust, finish, to_number
+from asynchopper.objective import (
+    Evaluation,
+    Event,
+    Host,
+    RunningTrial,
+    _current,
+    exhaust,
+    finish,
+    printed,
+    to_cost,
+    to_number,
+)
 
 
 def serve(pipe: Connection[Any, Any], control: Connection[Any, Any], life: Connection[Any, Any]) -> None:
@@ -134,7 +145,7 @@ class _RemoteTrial(RunningTrial):
         return _Nothing()
 
     def add_cost(self, x: float) -> None:
-        self._ask("cost", to_number(x, "add_cost"))
+        self._ask("cost", to_cost(x, "add_cost"))
 
     def _ask(self, word: str, value: Any) -> None:
         host = self._host
@@ -181,6 +192,4 @@ def _portable(error: BaseException) -> BaseException:
             return error
     except Exception:  # as a class with an __init__ of its own often does
         pass
-    return ObjectiveError(
-        f"the objective raised {type(error).__qualname__}: {error!s:.500}, in a worker process:\n{where}"
-    )
+    return ObjectiveError(f"the objective raised {printed(error)}, in a worker process:\n{where}")

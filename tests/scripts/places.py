@@ -73,6 +73,15 @@ def leaves_a_child_and_crashes(params: dict[str, Any], trial: ah.RunningTrial) -
     return float(os.getpid())
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raises_oddly(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    raise ValueError("half \ud800") if trial.id % 2 else Unprintable
+
+
 def reports(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     for i in range(5):
         trial.report(params["x"] + i)
