@@ -200,8 +200,7 @@ class Engine:
             await journal.commit()
             self._proceed(asked)
             going = self.phase is Phase.RUNNING
-            room = going and len(self._running) < self.concurrency
-            again = room and (ledger.willing or (slow and ledger.dry is None and not ledger.waits))
+            again = going and len(self._running) < self.concurrency and ledger.may_ask()
             if arrived or (free > 0 and asked) or again:
                 await asyncio.sleep(0)
             elif self._running or (going and ledger.waits):

@@ -31,11 +31,6 @@ _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 class Ledger(Host):
     """One run's view of a search: its budget, its clock, the trials that are out."""
 
-    waits = False
-    """Whether something to run may still come from other workers."""
-    willing = False
-    """Whether to ask again at once what was not granted."""
-
     def __init__(self, journal: Journal, proposer: Proposer, budget: Budget, pruner: Pruner | None) -> None:
         self.journal, self.proposer, self.budget, self.pruner = journal, proposer, budget, pruner
         self.state = journal.state
@@ -43,6 +38,8 @@ class Ledger(Host):
         """Trials of an earlier run that were in flight, to be run again first."""
         self.dry: str | None = None
         """Why nothing more can be asked: `steps`, `runtime` or `exhausted`."""
+        self._resting = False
+        """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
         self.before = journal.state.elapsed
         self._began = time.monotonic()
         self.observed = journal.head.rows
@@ -58,7 +55,7 @@ class Ledger(Host):
         return math.inf if self.budget.seconds is None else base + self.budget.seconds - self.elapsed()
 
     def ask(self) -> tuple[RunningTrial, Outcome | None] | None:
-        """The next trial, with its outcome where that is known already; `None` once the ledger is `dry`."""
+        """The next trial, with its outcome where that is known already; `None` once the ledger is `dry`, and while it `waits`."""
         if self.redo and self.dry is None:
             state = self.state
             if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
@@ -69,7 +66,12 @@ class Ledger(Host):
 
     def may_ask(self) -> bool:
         """Whether it is of any use to choose a candidate now."""
-        return self.dry is None
+        return self.dry is None and not self._resting
+
+    @property
+    def waits(self) -> bool:
+        """Whether something to run may still come of what is being evaluated, here or by other workers."""
+        return self.dry is None and self._resting
 
     def offer(self, chosen: Next | None) -> tuple[RunningTrial, Outcome | None] | None:
         """The trial of what was chosen, if anything was."""
@@ -92,7 +94,7 @@ class Ledger(Host):
 
     def choose(self) -> Next | None:
         """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
-        if self.dry is not None:
+        if self.dry is not None or self._resting:
             return None
         elapsed = self.before + time.monotonic() - self._began
         progress = self.budget.progress(self.state, elapsed)
@@ -101,7 +103,10 @@ class Ledger(Host):
             return None
         chosen = self.proposer.next(self.state, elapsed, progress)
         if chosen is None:
-            self.dry = "exhausted"
+            if self.state.trial_of is not None and self.state.pending:
+                self._resting = True  # the result of what is being evaluated is the answer to what comes next
+            else:
+                self.dry = "exhausted"
         return chosen
 
     def _too_late(self) -> bool:
@@ -136,6 +141,7 @@ class Ledger(Host):
 
     def tell(self, trial: RunningTrial, outcome: Outcome) -> None:
         """Stages the outcome of a trial that is out; of any other it changes nothing."""
+        self._resting = False
         value, error = math.nan, None
         state: TrialState
         if type(outcome) is Completed:
@@ -165,6 +171,7 @@ class Ledger(Host):
 
     def stir(self) -> None:
         """Forgets that there was nothing to be had."""
+        self._resting = False
 
     def watch(self, wake: Callable[[], None]) -> None:
         """Has `wake` called when other workers have changed something."""

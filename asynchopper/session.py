@@ -67,6 +67,7 @@ class Session:
         """The next candidate; `None` when the budget is given out, the space is used up, or after `search.stop()`. Never waits
         for a result.
 
+        With `duplicates="reuse"` also `None` while all that is left is out: the next result may answer what comes then.
         Durable when it returns. Raises `StorageError` when it cannot be made so.
         """
         ledger = self._open()

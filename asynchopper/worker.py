@@ -35,8 +35,6 @@ class SharedLedger(Ledger):
         super().__init__(journal, proposer, budget, pruner)
         self.redo.clear()  # the log hands out what others have given up
         self._shared_journal = journal
-        self._resting = False
-        """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
         self._asked_old = self._stale = False
         self._kept: list[Next] = []
         self._chosen: dict[RunningTrial, Next] = {}
@@ -57,24 +55,12 @@ class SharedLedger(Ledger):
         if reply.kept or reply.news:
             self._resting = False
 
-    @property
-    def waits(self) -> bool:  # type: ignore[override]  # a constant where nobody else is
-        """Whether others are at work on what is left of the budget, so that something may still come back."""
-        return self.dry is None and self._resting
-
-    @property
-    def willing(self) -> bool:  # type: ignore[override]  # as above
-        return self.dry is None and not self._resting
-
     # -- asking
 
     def ask(self) -> tuple[RunningTrial, Outcome | None] | None:
         if self.dry is None and self.budget.steps is not None and self.state.spent_steps >= self.budget.steps:
             self.dry = "steps"
-        return self.offer(self.choose()) if self.willing else None
-
-    def may_ask(self) -> bool:
-        return self.willing
+        return self.offer(self.choose()) if self.may_ask() else None
 
     def offer(self, chosen: Next | None) -> tuple[RunningTrial, Outcome | None] | None:
         if chosen is not None:
@@ -88,8 +74,8 @@ class SharedLedger(Ledger):
         if self._kept:
             return self._kept.pop()
         chosen = super().choose()
-        if chosen is None and self.dry in ("steps", "exhausted") and self.state.pending:
-            self.dry = None  # somebody is at work on the last ones, and may give them up
+        if chosen is None and self.dry != "runtime" and self.state.pending:
+            self.dry, self._resting = None, False  # somebody is at work on the last ones, and may give them up
         return chosen
 
     def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:

@@ -142,7 +142,10 @@ class _Ready(Ledger):
     trials: list[RunningTrial]
 
     def ask(self) -> Any:
-        return (self.trials.pop(), None) if self.trials else None
+        if self.trials:
+            return self.trials.pop(), None
+        self.dry = "steps"
+        return None
 
     def tell(self, trial: Any, outcome: Any) -> None:
         pass
@@ -154,7 +157,7 @@ def evaluating(params: list[Any], took: Took) -> list[Layer]:
     n = len(params)
 
     async def engine(concurrency: int) -> None:
-        ready.trials = [RunningTrial(i, 1, p, None, ready) for i, p in enumerate(params)]
+        ready.trials, ready.dry = [RunningTrial(i, 1, p, None, ready) for i, p in enumerate(params)], None
         policy = Policy.of(concurrency=concurrency, timeout=None, grace=0, on_error="raise", ignore_nans=False)
         await Engine(ready, Evaluation(trivial, None, None), Watchers(()), policy).run()
 

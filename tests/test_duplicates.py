@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,71 @@ async def test_reuse_in_a_session_hands_out_only_what_is_new() -> None:
             asked.append(trial.params["x"])
             await session.tell(trial, float(trial.params["x"]))
     assert sorted(asked) == [1, 2, 3] and len(search.history) == 30
+
+
+class Thinking(ah.RandomSampler):
+    """Chosen off the loop."""
+
+    def thinks(self, state: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("sampler", [None, ah.RandomSampler(), Thinking()], ids=["default", "random", "thinking"])
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 8, 10, 16])
+async def test_reuse_waits_for_the_answer_when_all_points_are_being_evaluated(
+    concurrency: int, stored: bool, sampler: Any, tmp_path: Any
+) -> None:
+    search, full = ah.Search({"x": ah.int(0, 9)}, seed=1), asyncio.Event()
+    evaluated: list[int] = []
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        evaluated.append(params["x"])
+        if len(evaluated) == min(concurrency, 10):
+            full.set()
+        await full.wait()
+        for _ in range(trial.id % 3):
+            await asyncio.sleep(0)
+        return float(params["x"])
+
+    words = {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    run = search.run(
+        objective, steps=50, concurrency=concurrency, sampler=sampler, duplicates="reuse", quiet=True, **words
+    )
+    best = await asyncio.wait_for(run, 30)
+    assert len(set(evaluated)) == len(evaluated) >= concurrency or len(evaluated) == 10
+    assert best == {"x": max(evaluated)}
+    assert search.outcome is not None and search.outcome.reason == "steps"
+    assert [t.value for t in search.history] == [t.params["x"] for t in search.history] and len(search.history) == 50
+
+
+@pytest.mark.parametrize("sampler", [None, Thinking()], ids=["default", "thinking"])
+async def test_reuse_that_waits_for_an_answer_leaves_the_processor_alone(sampler: Any) -> None:
+    search, loop, spent = ah.Search({"x": ah.int(1, 3)}, seed=1), asyncio.get_running_loop(), [0.0, 0.0]
+
+    async def objective(params: dict[str, Any]) -> float:
+        ended = asyncio.Event()
+        loop.call_later(0.1, lambda: spent.__setitem__(0, time.process_time()))
+        loop.call_later(0.6, lambda: spent.__setitem__(1, time.process_time()))
+        loop.call_later(0.7, ended.set)
+        await ended.wait()
+        return 1.0
+
+    await search.run(objective, steps=10, concurrency=8, sampler=sampler, duplicates="reuse", quiet=True)
+    assert spent[1] - spent[0] < 0.25
+
+
+async def test_reuse_in_a_session_has_nothing_to_ask_only_until_something_is_told(tmp_path: Any) -> None:
+    search = ah.Search({"x": ah.int(1, 3)}, seed=1)
+    async with search.session(steps=10, duplicates="reuse", checkpoint_path=tmp_path / "a.ckpt") as session:
+        out = [await session.ask() for _ in range(3)]
+        assert await session.ask() is None and await session.ask() is None
+        for trial in out:
+            assert trial is not None
+            await session.tell(trial, float(trial.params["x"]))
+        assert await session.ask() is None  # answered from the history, to the end of the budget
+    assert [t.value for t in search.history] == [t.params["x"] for t in search.history] and len(search.history) == 10
+    assert search.outcome is not None and search.outcome.reason == "steps"
 
 
 async def test_reuse_repeats_what_was_pruned_and_tries_what_failed_again() -> None:
