@@ -323,7 +323,7 @@ class Search:
     def stop(self) -> None:
         """Ends the run as SIGINT would, from any thread: nothing more is proposed or asked, what runs gets the grace."""
         loop = self._event_loop
-        if self._busy and loop is not None:
+        if loop is not None and (self._busy or self._engine is not None):  # the log is closed before callbacks are done
             self._stopping = True
             if self._engine is not None:
                 self._engine.hurried = True

@@ -271,6 +271,34 @@ async def test_callbacks_that_hang_do_not_hold_up_a_stopped_run(caplog: pytest.L
     assert "a callback takes too long" in caplog.text
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "from a thread"])
+async def test_a_stop_ends_a_run_that_only_waits_for_its_callbacks(
+    elsewhere: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = asyncio.Event()
+
+    class Hangs(ah.Callback):
+        async def on_trial(self, trial: ah.Trial) -> None:
+            await asyncio.Event().wait()
+
+        def on_end(self, search: ah.Search) -> None:
+            ended.set()
+
+    search = a_search()
+    run = asyncio.ensure_future(search.run(quick, steps=5, callbacks=Hangs(), grace=0.1, quiet=True))
+    await asyncio.wait_for(ended.wait(), 10)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "asynchopper"):
+        if elsewhere:
+            await asyncio.to_thread(search.stop)
+        else:
+            search.stop()
+        await asyncio.wait_for(run, 10)
+    assert time.monotonic() - began < 0.1 + SLACK_S
+    assert "a callback takes too long" in caplog.text
+    assert search.outcome is not None and search.outcome.reason == "steps" and len(search.history) == 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_whose_callbacks_hang(tmp_path: Path, number: int) -> None:
     """Also when the run is over already, and only they are left."""
