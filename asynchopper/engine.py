@@ -32,6 +32,7 @@ _BARE = 16  # the same where there is nothing to write, so that what was asked s
 _TOGETHER_S = 0.001  # for so long at most, evaluations that never wait follow each other before the loop has its turn
 _LARGE = 20_000  # numbers a candidate; from here on candidates are chosen off the loop
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
+_STUBBORN = "trial %d ignores its cancellation; it is left behind"
 
 
 _Asked: TypeAlias = "tuple[RunningTrial, Outcome | None]"
@@ -47,13 +48,7 @@ class Phase(enum.Enum):
 class Engine:
     """Evaluates what the ledger asks, `concurrency` at a time, until it is dry or told to stop."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        evaluation: Evaluation,
-        watchers: Watchers,
-        policy: Policy,
-    ) -> None:
+    def __init__(self, ledger: Ledger, evaluation: Evaluation, watchers: Watchers, policy: Policy) -> None:
         self.ledger, self.evaluation, self.watchers = ledger, evaluation, watchers
         self.concurrency, self.timeout_s, self.grace_s = policy.concurrency, policy.timeout_s, policy.grace_s
         self.raises, self.ignore_nans = policy.raises, policy.ignore_nans
@@ -62,6 +57,7 @@ class Engine:
         self.error: BaseException | None = None
         self._running: dict[int, tuple[RunningTrial, asyncio.Task[None] | _Known]] = {}
         self._arrived: deque[tuple[RunningTrial, Outcome]] = deque()
+        self._expired: set[RunningTrial] = set()  # they have taken too long, and have not ended
         self._waiter: asyncio.Future[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._event_loop = asyncio.get_running_loop()
@@ -143,7 +139,7 @@ class Engine:
         arrived = {trial.id for trial, _ in self._arrived}
         for trial, _ in self._running.values():
             if trial.id not in arrived:
-                _log.warning("trial %d ignores its cancellation; it is left behind", trial.id)
+                _log.warning(_STUBBORN, trial.id)
                 self._arrived.append((trial, Interrupted()))
         self._wake()
 
@@ -367,7 +363,9 @@ class Engine:
                     await evaluation.executor.ready(evaluation, trial)
                     trial.started = time.monotonic()
                 if self.timeout_s is not None:
-                    outcome = await self._evaluate_timed(trial, self.timeout_s)
+                    outcome = await self._evaluate_timed(trial, task, self.timeout_s)
+                    if trial.id not in self._running:
+                        return  # it was left behind
                 elif evaluation.plain:
                     _current.set(trial)
                     context = contextvars.copy_context()
@@ -380,18 +378,37 @@ class Engine:
             self._arrived.append((trial, outcome))
             new = self._go_on(here)
 
-    async def _evaluate_timed(self, trial: RunningTrial, timeout_s: float) -> Outcome:
-        scope = asyncio.timeout(timeout_s)
+    async def _evaluate_timed(self, trial: RunningTrial, task: asyncio.Task[None], timeout_s: float) -> Outcome:
+        timer = self._event_loop.call_later(timeout_s, self._expire, trial, task)
+        value = math.nan
         try:
-            async with scope:
-                return Completed(await self.evaluation(trial))
-        except BaseException as raised:
-            if not scope.expired():
+            value = await self.evaluation(trial)
+        except BaseException:
+            if trial not in self._expired:
                 raise
-            trial._taken = True  # a thread that goes on is not listened to
-            late = TrialTimeout(f"the evaluation took longer than {timeout_s:g} s")
-            late.__cause__ = raised
-            return Failed(late)
+        finally:
+            timer.cancel()
+        if trial not in self._expired:
+            return Completed(value)
+        self._expired.discard(trial)
+        return self._late(trial)
+
+    def _expire(self, trial: RunningTrial, task: asyncio.Task[None]) -> None:
+        """An evaluation has taken too long."""
+        self._expired.add(trial)
+        task.cancel()
+        self._event_loop.call_later(_STUBBORN_S, self._lose_patience, trial)
+
+    def _lose_patience(self, trial: RunningTrial) -> None:
+        """An evaluation that took too long, and has not ended since, is not waited for: another one gets its slot."""
+        if trial in self._expired and trial.id in self._running:
+            _log.warning(_STUBBORN, trial.id)
+            self._arrived.append((trial, self._late(trial)))
+            self._wake()
+
+    def _late(self, trial: RunningTrial) -> Failed:
+        trial._taken = True  # what goes on, as a thread does, is not listened to
+        return Failed(TrialTimeout(f"the evaluation took longer than {self.timeout_s:g} s"))
 
     def _outcome_of(self, trial: RunningTrial, raised: BaseException) -> Outcome:
         error = unwrapped(raised)

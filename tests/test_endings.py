@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -172,6 +173,105 @@ async def test_a_timeout_stays_a_timeout_whatever_the_cancellation_breaks() -> N
     search = a_search()
     await search.run(objective, steps=2, timeout=0.02, quiet=True)
     assert [trial.state for trial in search.history] == ["failed", "failed"]
+
+
+@pytest.mark.every_loop
+async def test_a_value_that_comes_after_the_timeout_is_too_late() -> None:
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if trial.id == 1:
+                raise ah.TrialPruned from None
+        return 7.0
+
+    search = a_search()
+    await asyncio.wait_for(search.run(objective, steps=2, timeout=0.02, quiet=True), 10)
+    assert [(t.state, t.value, t.error) for t in search.history] == [
+        ("failed", None, "TrialTimeout: the evaluation took longer than 0.02 s")
+    ] * 2
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_coroutine_that_ignores_its_timeout_loses_its_slot(
+    stored: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes back while another one runs, and nobody listens."""
+    release, returned = asyncio.Event(), asyncio.Event()
+    said: list[BaseException] = []
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        if trial.id > 0:
+            if trial.id == 4:
+                release.set()
+                await returned.wait()
+            return float(trial.id)
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        try:
+            trial.report(1.0)
+        except BaseException as e:
+            said.append(e)
+        asyncio.get_running_loop().call_soon(returned.set)
+        return 100.0
+
+    words: dict[str, Any] = {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    search = a_search()
+    with caplog.at_level(logging.WARNING, "asynchopper"):
+        await asyncio.wait_for(search.run(objective, steps=8, timeout=0.2, quiet=True, **words), 10)
+    assert caplog.text.count("trial 0 ignores its cancellation; it is left behind") == 1
+    assert sorted((t.id, t.state, t.value) for t in search.history) == [
+        (0, "failed", None),
+        *((i, "completed", float(i)) for i in range(1, 8)),
+    ]
+    late = next(t for t in search.history if t.id == 0)
+    assert late.error == "TrialTimeout: the evaluation took longer than 0.2 s" and late.estimates == ()
+    assert len(said) == 1, "it may report no more"
+    if stored:
+        assert told(tmp_path / "a.ckpt", "failed").keys() == {0}
+
+
+async def test_what_cleans_up_within_half_a_second_after_its_timeout_keeps_its_slot(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cleaned_up, running = [], 0
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        nonlocal running
+        running += 1
+        assert running == 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned_up.append(trial.id)
+            running -= 1
+        return 1.0
+
+    search = a_search()
+    await asyncio.wait_for(search.run(objective, steps=3, timeout=0.02, quiet=True), 10)
+    assert search.history.failed.all() and cleaned_up == [0, 1, 2] and not caplog.records
+
+
+async def test_a_stop_does_not_wait_for_what_ignores_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    search, release = a_search(), asyncio.Event()
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                search.stop()
+        return 1.0
+
+    with caplog.at_level(logging.WARNING, "asynchopper"):
+        began = time.monotonic()
+        await asyncio.wait_for(search.run(objective, steps=3, timeout=0.02, quiet=True), 10)
+    assert time.monotonic() - began < 0.02 + SLACK_S
+    assert caplog.text.count("trial 0 ignores its cancellation") == 1
+    release.set()
 
 
 @pytest.mark.every_loop
