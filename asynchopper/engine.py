@@ -15,7 +15,7 @@ import math
 import sys
 import time
 from collections import deque
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from asynchopper.callbacks import Watchers
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
@@ -427,17 +427,19 @@ class Engine:
         return Failed(error)
 
 
-async def uninterrupted(task: asyncio.Task[None]) -> None:
-    """Waits for a task to end, however often the waiting one is cancelled; gives nothing and raises nothing."""
+async def uninterrupted(task: asyncio.Task[Any]) -> bool:
+    """Waits for a task to end, however often the waiting one is cancelled; gives whether it was, and raises nothing."""
+    cancelled = False
     anyio = sys.modules.get("anyio")  # its scopes cancel again at every turn of the loop, unless they are shielded from
     with contextlib.nullcontext() if anyio is None else anyio.CancelScope(shield=True):
         while not task.done():
             try:
                 await asyncio.wait([task])
             except asyncio.CancelledError:
-                continue
+                cancelled = True
     if not task.cancelled():
         task.exception()
+    return cancelled
 
 
 class _Known:

@@ -73,12 +73,12 @@ class Search:
         self._seed = None if seed is None else int(seed)
         self._journal = Journal(State(self.space), None)
         self._guesses: deque[Mapping[Any, Any]] = deque()
-        self._engine: Engine | None = None
+        self._engines: list[Engine] = []
+        """That of the run, and of earlier ones that still wait for their callbacks."""
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._ledger: Ledger | None = None
         self._leaving: asyncio.Task[object] | None = None
-        self._busy = self._stopping = False
-        self._stopped_early: str | None = None
+        self._busy = self._stopping = self._stopped_early = False
         self._began_with = 0
         self._outcome: RunOutcome | None = None
         self._checkpoint_path: str | None = None
@@ -216,28 +216,27 @@ class Search:
         )
         evaluation = Evaluation(objective, kwargs, executor_for(objective, executor))
         watchers = Watchers(callbacks)
-        signals = Signals(self._on_signal)
-        ledger = await self._begin(opening, evaluation)
+        engine = Engine(await self._begin(opening, evaluation), evaluation, watchers, policy)
+        signals = Signals(lambda number: engine.stop(signal.Signals(number).name.lower()))
         try:
             if handle_signals:
                 signals.enter()
-            await self._evaluate(ledger, evaluation, watchers, policy, quiet)
+            await self._evaluate(engine, quiet)
         finally:
             for hand_over in signals.leave():
                 hand_over()
         return self.best
 
-    async def _evaluate(
-        self, ledger: Ledger, evaluation: Evaluation, watchers: Watchers, policy: Policy, quiet: bool
-    ) -> None:
+    async def _evaluate(self, engine: Engine, quiet: bool) -> None:
         """A run whose log is open. However it ends, the log is closed, and everyone who watches is told."""
+        ledger, watchers = engine.ledger, engine.watchers
         progress: Progress | None = None
-        reason = "error"
+        reason, cancelled = "error", False
+        self._engines.append(engine)
         try:
             watchers.follow(ledger.state.sign, ledger.state.best_value)
-            engine = self._engine = Engine(ledger, evaluation, watchers, policy)
-            if self._stopped_early is not None:
-                engine.stop(self._stopped_early)
+            if self._stopped_early:
+                engine.stop("stopped")
             if not quiet:
                 progress = Progress(ledger, engine)
                 progress.start()
@@ -248,15 +247,19 @@ class Search:
             raise
         finally:
             try:
-                await self._finally(self._end(ledger, reason, evaluation.executor))
+                cancelled = await self._finally(self._end(ledger, reason, engine.evaluation.executor))
             finally:
                 if progress is not None:
-                    await self._finally(progress.finish(reason))
+                    cancelled |= await self._finally(progress.finish(reason))
                 watchers.ended(self)
+                if cancelled:
+                    watchers.give_up(engine.grace_s)
                 try:
                     await watchers.settle()
                 finally:
-                    self._engine = None
+                    self._engines.remove(engine)
+        if cancelled:
+            raise asyncio.CancelledError
 
     def iterate(
         self,
@@ -323,21 +326,17 @@ class Search:
     def stop(self) -> None:
         """Ends the run as SIGINT would, from any thread: nothing more is proposed or asked, what runs gets the grace."""
         loop = self._event_loop
-        if loop is not None and (self._busy or self._engine is not None):  # the log is closed before callbacks are done
+        if loop is not None and (self._busy or self._engines):
             self._stopping = True
-            if self._engine is not None:
-                self._engine.hurried = True
+            for engine in tuple(self._engines):
+                engine.hurried = True
             with contextlib.suppress(RuntimeError):  # the loop has closed
-                loop.call_soon_threadsafe(self._stop, "stopped")
+                loop.call_soon_threadsafe(self._stop)
 
-    def _stop(self, reason: str) -> None:
-        if self._engine is not None:
-            self._engine.stop(reason)
-        elif self._busy:
-            self._stopped_early = reason
-
-    def _on_signal(self, number: int) -> None:
-        self._stop("sigint" if number == signal.SIGINT else "sigterm")
+    def _stop(self) -> None:
+        for engine in self._engines:
+            engine.stop("stopped")
+        self._stopped_early = self._busy and self._ledger is None
 
     # -- saving and loading
 
@@ -400,7 +399,7 @@ class Search:
             await asyncio.wait([leaving])
         if self._busy:
             raise UsageError("this search is running already; make another Search to run beside it")
-        self._busy, self._stopping, self._stopped_early = True, False, None
+        self._busy, self._stopping, self._stopped_early = True, False, False
         self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
         executor = evaluation.executor if evaluation is not None else None
@@ -443,8 +442,9 @@ class Search:
             self._busy = False
 
     @staticmethod
-    async def _finally(what: Any) -> None:
-        """Carries a closing step through, however often the caller is cancelled; raises what it raised."""
+    async def _finally(what: Any) -> bool:
+        """Carries a closing step through, however often the caller is cancelled; gives whether it was, raises what it raised."""
         task = asyncio.ensure_future(what)
-        await uninterrupted(task)
+        cancelled = await uninterrupted(task)
         task.result()
+        return cancelled

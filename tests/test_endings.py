@@ -55,6 +55,67 @@ async def test_stop_before_the_first_trial_is_not_forgotten(tmp_path: Path) -> N
     assert search.outcome.reason == "stopped"
 
 
+class Holds(ah.Callback):
+    """Says when its run has ended, and holds it up until it may go."""
+
+    def __init__(self) -> None:
+        self.ended, self.may_go = asyncio.Event(), asyncio.Event()
+
+    async def on_end(self, search: ah.Search) -> None:  # type: ignore[override]  # either will do
+        self.ended.set()
+        await self.may_go.wait()
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("how", ["stop", "sigint"])
+@pytest.mark.parametrize("over", [False, True], ids=["beside the first", "after the first"])
+async def test_a_run_that_began_while_another_waited_for_its_callbacks_is_stopped_too(over: bool, how: str) -> None:
+    search, holds = a_search(), Holds()
+    started, finish = asyncio.Event(), asyncio.Event()
+
+    async def objective(params: dict[str, Any]) -> float:
+        started.set()
+        await finish.wait()
+        return 1.0
+
+    first = asyncio.ensure_future(search.run(quick, steps=3, callbacks=holds, grace=0.1, quiet=True))
+    await asyncio.wait_for(holds.ended.wait(), 10)
+    second = asyncio.ensure_future(search.run(objective, endless=True, quiet=True))
+    await asyncio.wait_for(started.wait(), 10)
+    if over:
+        holds.may_go.set()
+        await asyncio.wait_for(first, 10)
+    if how == "stop":
+        search.stop()
+    else:
+        signal.raise_signal(signal.SIGINT)
+    await asyncio.wait_for(first, 10)
+    await asyncio.sleep(0)
+    assert not second.done()
+    finish.set()
+    await asyncio.wait_for(second, 10)
+    assert search.outcome is not None and search.outcome.reason == ("stopped" if how == "stop" else "sigint")
+    assert [t.state for t in search.history] == ["completed"] * 4, "what ran had its grace"
+
+
+@pytest.mark.every_loop
+async def test_a_stop_while_one_run_waits_for_callbacks_and_the_next_is_being_opened(tmp_path: Path) -> None:
+    search, holds, started = a_search(), Holds(), []
+
+    async def objective(params: dict[str, Any]) -> float:
+        started.append(params)
+        return 1.0
+
+    words: dict[str, Any] = {"checkpoint_path": tmp_path / "a.ckpt", "quiet": True}
+    first = asyncio.ensure_future(search.run(quick, steps=3, callbacks=holds, grace=0.1, **words))
+    await asyncio.wait_for(holds.ended.wait(), 10)
+    second = asyncio.ensure_future(search.run(objective, endless=True, **words))
+    await asyncio.sleep(0)
+    search.stop()
+    await asyncio.wait_for(asyncio.gather(first, second), 10)
+    assert not started
+
+
 async def test_stop_when_nothing_runs_changes_nothing() -> None:
     search = a_search()
     search.stop()

@@ -139,8 +139,8 @@ async def test_the_live_line_has_rate_best_elapsed_remaining_and_running() -> No
     async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
         if trial.id == 15:
             console = Console(file=io.StringIO(), force_terminal=True, width=120)
-            assert search._ledger is not None and search._engine is not None
-            live = Progress(search._ledger, search._engine, console)
+            assert search._ledger is not None and search._engines
+            live = Progress(search._ledger, search._engines[0], console)
             live.start()
             await live.finish("steps")
             screens.append(console.file.getvalue())  # type: ignore[attr-defined]  # it is a StringIO
@@ -156,8 +156,8 @@ async def test_a_budget_in_time_shows_what_is_left() -> None:
     texts: list[str] = []
 
     async def objective(params: dict[str, Any]) -> float:
-        assert search._ledger is not None and search._engine is not None
-        texts.append(Progress(search._ledger, search._engine).text())
+        assert search._ledger is not None and search._engines
+        texts.append(Progress(search._ledger, search._engines[0]).text())
         search.stop()
         return 1.0
 
