@@ -91,6 +91,7 @@ class Engine:
         try:
             await asyncio.shield(main)
         except asyncio.CancelledError:
+            self.watchers.give_up(self.grace_s + _STUBBORN_S)
             self.cancel("stopped")
             await uninterrupted(main)
             raise

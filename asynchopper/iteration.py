@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Self
 
+from asynchopper.engine import uninterrupted
 from asynchopper.trial import Trial
 
 
@@ -53,7 +54,8 @@ class Trials(AsyncIterator[Trial]):
         self._over = True
         if self._run is not None and not self._run.done():
             self._run.cancel()
-            await asyncio.wait([self._run])
+            if await uninterrupted(self._run):
+                raise asyncio.CancelledError
 
     def __del__(self) -> None:
         run = self._run

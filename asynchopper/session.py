@@ -49,10 +49,13 @@ class Session:
         reason = "error" if error is not None and isinstance(error, Exception) else self._reason(ledger)
         self._ledger = None
         try:
-            await self._search._end(ledger, reason)
+            cancelled = await self._search._finally(self._search._end(ledger, reason))
         except StorageError:
             if error is None:  # otherwise it has reached the caller already, or something worse has
                 raise
+            return
+        if cancelled:
+            raise asyncio.CancelledError
 
     def __repr__(self) -> str:
         state = "closed" if self._ledger is None else f"{len(self._out)} out"

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 import uvloop
+from asynchopper_backends.file import FileStorage
 
 import asynchopper as ah
 from tests.processes import Child, asked, records, told, wait_told
@@ -356,3 +357,117 @@ async def test_cancelling_before_anything_has_started(tmp_path: Path) -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
     await search.run(Slots(100), steps=8, concurrency=2, checkpoint_path=path, quiet=True)
     assert sorted(told(path)) == list(range(8))
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("host", ["anyio", "timeout", "cancelled again"])
+async def test_a_session_that_is_cancelled_lets_go_of_its_search(tmp_path: Path, host: str) -> None:
+    search, path = a_search(), tmp_path / "a.ckpt"
+    out = asyncio.Event()
+
+    async def ask() -> None:
+        async with search.session(steps=8, checkpoint_path=path) as session:
+            for _ in range(3):
+                trial = await session.ask()
+                assert trial is not None
+                await session.tell(trial, 1.0)
+            await session.ask()
+            out.set()
+            await asyncio.Event().wait()
+
+    if host == "anyio":
+        with anyio.move_on_after(0.3) as scope:
+            await ask()
+        assert scope.cancelled_caught
+    elif host == "timeout":
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await ask()
+    else:
+        task = asyncio.ensure_future(ask())
+        await out.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+    assert out.is_set()
+    assert search.outcome is not None and search.outcome.reason == "stopped"
+    assert told(path, "interrupted").keys() == {3}
+    assert records(path)[-1]["kind"] == "ended"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await search.run(Slots(100), steps=8, checkpoint_path=path, quiet=True)
+    assert sorted(told(path)) == list(range(8))
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("kind", ["session", "run"])
+async def test_a_cancellation_while_the_log_is_being_closed_is_not_lost(tmp_path: Path, kind: str) -> None:
+    search, path = a_search(), tmp_path / "a.ckpt"
+    ended: list[int] = []
+
+    class Storage(FileStorage):
+        async def close(self) -> None:
+            task.cancel()
+            await super().close()
+
+    async def tune() -> None:
+        if kind == "run":
+            watch = ah.Callback()
+            watch.on_end = lambda search: ended.append(len(search.history))  # type: ignore[method-assign,return-value,func-returns-value]  # for short
+            await search.run(Slots(100), steps=1, storage=Storage(path), callbacks=watch, quiet=True)
+        else:
+            async with search.session(steps=8, storage=Storage(path)) as session:
+                await session.ask()
+        raise AssertionError("the task was cancelled, and went on")
+
+    task = asyncio.ensure_future(tune())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == ([1] if kind == "run" else [])
+    assert records(path)[-1]["kind"] == "ended"
+    await search.run(Slots(100), steps=8, checkpoint_path=path, quiet=True)
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("host", ["anyio", "cancelled again"])
+async def test_an_iteration_that_is_cancelled_is_over_when_it_says_so(tmp_path: Path, host: str) -> None:
+    search, slots, path = a_search(), Slots(3), tmp_path / "a.ckpt"
+
+    async def iterate() -> None:
+        async for _ in search.iterate(slots, steps=8, concurrency=2, checkpoint_path=path, quiet=True):
+            pass
+
+    if host == "anyio":
+        with anyio.move_on_after(0.3) as scope:
+            await iterate()
+        assert scope.cancelled_caught
+    else:
+        task = asyncio.ensure_future(iterate())
+        await slots.waiting.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+    await check_cancelled(search, slots, path)
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("iterated", [False, True], ids=["run", "iterate"])
+async def test_a_scope_that_is_cancelled_waits_for_callbacks_no_longer_than_the_grace(iterated: bool) -> None:
+    class Hangs(ah.Callback):
+        async def on_end(self, search: ah.Search) -> None:
+            await asyncio.Event().wait()
+
+    search = a_search()
+    words: dict[str, Any] = {"steps": 8, "callbacks": Hangs(), "grace": 0.1, "quiet": True}
+
+    async def tune() -> None:
+        with anyio.move_on_after(0.1):
+            if iterated:
+                async for _ in search.iterate(Slots(0), **words):
+                    pass
+            else:
+                await search.run(Slots(0), **words)
+
+    await asyncio.wait_for(tune(), 10)
+    await search.run(Slots(100), steps=8, quiet=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from asynchopper_backends.redis import RedisStorage
 
@@ -240,6 +242,19 @@ async def test_a_session_shares_too(server: Server, name: str) -> None:
             await session.tell(trial, float(trial.id))
         assert await one.ask() is None
     assert sorted(r["value"] for r in told_of(log_of(server, name))) == [1.0, 2.0, 3.0, 3.0, 4.0]
+
+
+async def test_a_session_in_a_scope_that_is_cancelled_gives_its_trials_back(server: Server, name: str) -> None:
+    search, url = ah.Search({"x": ah.float(0, 1)}), server.url(name)
+    with anyio.move_on_after(0.5) as scope:
+        async with search.session(steps=5, checkpoint_path=url) as session:
+            out = [await session.ask() for _ in range(3)]
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught and all(out)
+    began = time.monotonic()
+    await search.run(lambda p: p["x"], steps=5, checkpoint_path=url, quiet=True)
+    assert time.monotonic() - began < 5, "no lease had to run out"
+    assert sorted((t.id, t.attempt) for t in search.history) == [(0, 2), (1, 2), (2, 2), (3, 1), (4, 1)]
 
 
 async def test_a_budget_in_time_is_the_searchs(server: Server, name: str) -> None:
