@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Ledger(Host):
         """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
         self.before = journal.state.elapsed
         self._began = time.monotonic()
+        self._event_loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.observed = journal.head.rows
         """How many finished trials the pruner has seen."""
 
@@ -202,6 +204,9 @@ class Ledger(Host):
         return trials
 
     # -- what a running trial needs
+
+    def elsewhere(self) -> asyncio.AbstractEventLoop | None:
+        return None if threading.get_ident() == self._thread else self._event_loop
 
     def prunes(self, trial: RunningTrial, value: float) -> bool:
         trial.estimates.append(value)

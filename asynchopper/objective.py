@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -71,9 +71,7 @@ class RunningTrial:
         "_cost",
         "_host",
         "_interrupted",
-        "_loop",
         "_taken",
-        "_thread",
         "attempt",
         "estimates",
         "id",
@@ -96,8 +94,6 @@ class RunningTrial:
         self._interrupted: Event | None = None
         self._taken = False
         self._begun = False
-        self._thread: int | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"RunningTrial({self.id}, attempt {self.attempt}, {self.params!r:.200})"
@@ -125,13 +121,20 @@ class RunningTrial:
     def save(self, state: Any) -> Awaitable[None]:
         """Keeps a small JSON value for the next attempt, should this one be taken away; durable when it returns.
 
-        Await it in a coroutine; in a plain function it blocks. Raises `TypeError` for what JSON cannot hold.
+        Await it in a coroutine; in a plain function and in any other thread it blocks. Raises `TypeError` for what JSON
+        cannot hold.
         """
-        if self._in_thread():
-            assert self._loop is not None
-            asyncio.run_coroutine_threadsafe(self._host.save(self, state), self._loop).result()
-            return _DONE
-        return self._host.save(self, state)
+        loop = self._host.elsewhere()
+        saving = self._host.save(self, state)
+        if loop is None:
+            return saving
+        try:
+            answer = asyncio.run_coroutine_threadsafe(saving, loop)
+        except RuntimeError:  # the loop has closed: the search is over
+            saving.close()
+            raise Interrupted from None
+        self._waited(answer, loop)
+        return _DONE
 
     @property
     def cost(self) -> float:
@@ -146,14 +149,12 @@ class RunningTrial:
         """Adds to `cost`. Raises `ObjectiveError` unless it is a finite number of 0 or more."""
         self.cost += to_cost(x, "add_cost")
 
-    def _in_thread(self) -> bool:
-        return self._thread is not None and self._thread == threading.get_ident()
-
     def _marshal(self, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn(*args)` on the event loop, wherever we are: pruners and state know one thread only."""
         if self._taken:
             raise Interrupted
-        if not self._in_thread():
+        loop = self._host.elsewhere()
+        if loop is None:
             return fn(*args)
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
@@ -163,29 +164,36 @@ class RunningTrial:
             except BaseException as e:
                 answer.set_exception(e)
 
-        assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(call)
+            loop.call_soon_threadsafe(call)
         except RuntimeError:  # the loop has closed: the search is over
             raise Interrupted from None
+        return self._waited(answer, loop)
+
+    def _waited(self, answer: concurrent.futures.Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
+        """What the event loop answers to another thread."""
         while True:
             try:
                 return answer.result(0.1)
             except concurrent.futures.TimeoutError:
                 if answer.done():
                     raise
-                if self._taken or self._loop.is_closed():
+                if self._taken or loop.is_closed():
                     raise Interrupted from None
 
 
 class Host(Protocol):
     """What a running trial needs from the search that it belongs to."""
 
+    def elsewhere(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the rest is to be called on, where the calling thread is another one."""
+        ...
+
     def prunes(self, trial: RunningTrial, value: float) -> bool:
         """Takes in an estimate; whether the evaluation is given up."""
         ...
 
-    async def save(self, trial: RunningTrial, state: Any) -> None:
+    def save(self, trial: RunningTrial, state: Any) -> Coroutine[Any, Any, None]:
         """Makes the objective's own state durable."""
         ...
 

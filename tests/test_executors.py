@@ -157,6 +157,12 @@ async def test_an_interruption_is_heard_over_there(executor: Any) -> None:
         assert list(search.history.values) == [1.0]
 
 
+async def test_any_thread_of_a_worker_may_talk_to_its_trial() -> None:
+    search = a_search()
+    await asyncio.wait_for(search.run(places.talks_from_threads, steps=4, executor="process", quiet=True), 60)
+    assert [(t.value, t.estimates, t.cost) for t in search.history] == [(1.0, (1.0,) * 80, 80.0)] * 4
+
+
 async def test_starting_a_worker_is_not_part_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing what an objective needs may take longer than evaluating it."""
     (tmp_path / "slow_to_import.py").write_text(

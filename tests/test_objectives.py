@@ -8,9 +8,11 @@ import fractions
 import functools
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 import asynchopper as ah
@@ -462,6 +464,64 @@ async def test_save_works_from_a_thread() -> None:
     await search.run(objective, steps=1, grace=0.01, quiet=True)
     await search.run(objective, steps=1, quiet=True)
     assert restored == [None, [1, 2, 3]]
+
+
+async def saves_aside(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    await asyncio.to_thread(trial.save, {"attempt": trial.attempt})
+    saved.append(on_disk(trial.id))
+    return 1.0
+
+
+def saves_in_a_thread_of_its_own(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    def save() -> None:
+        trial.save({"attempt": trial.attempt})
+        saved.append(on_disk(trial.id))
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+    return 1.0
+
+
+saved: list[bool] = []
+log: list[Any] = []
+
+
+def on_disk(id: int) -> bool:
+    return any(r["kind"] == "saved" and r["id"] == id for r in map(orjson.loads, log[0].read_bytes().splitlines()))
+
+
+@pytest.mark.parametrize("objective", [saves_aside, saves_in_a_thread_of_its_own])
+async def test_save_is_durable_when_it_returns_in_whatever_thread(tmp_path: Any, objective: Any) -> None:
+    log[:], saved[:] = [tmp_path / "a.ckpt"], []
+    await run(objective, steps=4, checkpoint_path=tmp_path / "a.ckpt")
+    assert saved == [True] * 4
+
+
+@pytest.mark.parametrize("word", ["report", "should_prune"])
+@pytest.mark.parametrize("where", ["aside", "a thread of its own"])
+async def test_a_pruner_is_asked_on_the_loop_only(where: str, word: str) -> None:
+    threads: set[int] = set()
+
+    class Watches(Always):
+        def should_prune(self, estimates: Any) -> bool:
+            threads.add(threading.get_ident())
+            return super().should_prune(estimates)
+
+    async def aside(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        said = [await asyncio.to_thread(getattr(trial, word), float(i)) for i in range(2)]
+        assert word == "should_prune" and said == [False, True]
+        raise ah.TrialPruned
+
+    def plain(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        with ThreadPoolExecutor(1) as pool:
+            said = [pool.submit(getattr(trial, word), float(i)).result() for i in range(2)]
+        assert word == "should_prune" and said == [False, True]
+        raise ah.TrialPruned
+
+    search = await run(aside if where == "aside" else plain, steps=4, concurrency=2, pruner=Watches())
+    assert threads == {threading.get_ident()}
+    assert [(t.state, t.estimates) for t in search.history] == [("pruned", (0.0, 1.0))] * 4
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "function"])

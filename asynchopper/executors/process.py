@@ -76,7 +76,7 @@ class ProcessExecutor:
         worker = self._places.pop(trial.id)
         trial._interrupted = _Passed(worker, trial)
         try:
-            return await self._threads.call(lambda: worker.evaluate(trial), trial)
+            return await self._threads.call(lambda: worker.evaluate(trial))
         except asyncio.CancelledError:
             _take_down([worker])
             raise

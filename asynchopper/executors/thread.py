@@ -27,22 +27,17 @@ class ThreadExecutor:
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
         from asynchopper.objective import finish
 
-        result = await self.call(lambda: evaluation.in_thread(trial), trial)
+        result = await self.call(lambda: evaluation.in_thread(trial))
         return await finish(result, trial)  # a lambda around a coroutine function gives one to await
 
-    async def call(self, fn: Callable[[], Any], trial: RunningTrial | None = None) -> Any:
+    async def call(self, fn: Callable[[], Any]) -> Any:
         """`fn()` in a worker thread. When cancelled, the thread is left to itself and its result is dropped."""
         loop = asyncio.get_running_loop()
         worker = self._idle.pop() if self._idle else _Worker(self)
-        if trial is not None:
-            trial._loop, trial._thread = loop, worker.thread.ident
         context = contextvars.copy_context()
         answer: asyncio.Future[Any] = loop.create_future()
         worker.jobs.put((lambda: context.run(fn), answer, loop))
-        result = await answer  # when this is cancelled, the trial still knows its thread, which may speak again
-        if trial is not None:
-            trial._thread = None
-        return result
+        return await answer
 
     def check(self, evaluation: Evaluation) -> None:
         """Anything that can be called can be called in a thread."""

@@ -19,6 +19,7 @@ from asynchopper.objective import (
     Evaluation,
     Event,
     Host,
+    Interrupted,
     RunningTrial,
     _current,
     exhaust,
@@ -49,9 +50,13 @@ def serve(pipe: Connection[Any, Any], control: Connection[Any, Any], life: Conne
     while True:
         try:
             id, attempt, params, restored, interrupted = pipe.recv()
-            trial = _RemoteTrial(id, attempt, params, restored, _RemoteHost(pipe))
+            host = _RemoteHost(pipe)
+            trial = _RemoteTrial(id, attempt, params, restored, host)
             trial._interrupted = news.follow(id, interrupted)
-            pipe.send(_outcome(evaluation, trial))
+            outcome = _outcome(evaluation, trial)
+            with host.talking:
+                host.over = True
+            pipe.send(outcome)
         except (EOFError, OSError):
             return
 
@@ -121,10 +126,19 @@ class _RemoteHost(Host):
 
     def __init__(self, pipe: Connection[Any, Any]) -> None:
         self.pipe = pipe
+        self.talking = threading.Lock()
+        """Held by the thread that waits for its answer; any may ask."""
+        self.over = False
+
+    def elsewhere(self) -> None:
+        return None
 
     def ask(self, word: str, value: Any) -> Any:
-        self.pipe.send((word, value))
-        kind, answer = self.pipe.recv()
+        with self.talking:
+            if self.over:
+                raise Interrupted
+            self.pipe.send((word, value))
+            kind, answer = self.pipe.recv()
         if kind == "error":
             raise answer
         return answer

@@ -52,6 +52,29 @@ def returns_a_lock(params: dict[str, Any]) -> Any:
     return threading.Lock()
 
 
+def talks_from_threads(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    """Each thread hears its own answer; one goes on talking when the evaluation is over."""
+    answers: list[bool] = []
+
+    def talk() -> None:
+        for _ in range(20):
+            answers.append(trial.should_prune(1.0))
+            trial.save([1])
+            trial.add_cost(1.0)
+
+    def go_on() -> None:
+        while True:
+            trial.add_cost(0.0)
+
+    threading.Thread(target=go_on, daemon=True).start()
+    threads = [threading.Thread(target=talk) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return float(answers == [False] * 80)
+
+
 def exits(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     if trial.id == 1:
         os._exit(3)
