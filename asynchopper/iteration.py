@@ -42,8 +42,10 @@ class Trials(AsyncIterator[Trial]):
             trial = await self._arrived.get()
             if trial is not None:
                 return trial
-            self._over = True
-            await self._run
+            self._arrived.put_nowait(None)  # for whoever else waits
+            if not self._over:
+                self._over = True
+                await self._run
         except BaseException:
             await self.aclose()
             raise

@@ -25,15 +25,7 @@ from asynchopper.joining import joined
 from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
-from asynchopper.opening import (
-    Direction,
-    Opening,
-    RunWords,
-    begun,
-    new_header,
-    opened,
-    say_changes,
-)
+from asynchopper.opening import Direction, Opening, RunWords, begun, new_header, opened, say_changes
 from asynchopper.packed import can_pack, rows_each
 from asynchopper.policy import Policy
 from asynchopper.progress import Progress
@@ -270,7 +262,8 @@ class Search:
     ) -> Trials:
         """`run`, handing out each finished trial as it becomes durable. Takes the same words.
 
-        Leaving the loop early cancels what runs, which the next run does again.
+        Leaving the loop early cancels what runs, which the next run does again. This search waits for that by itself;
+        before another opens its log, have `contextlib.aclosing` around the iteration.
         """
         callbacks = words.pop("callbacks", ())
         mine = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
@@ -372,8 +365,7 @@ class Search:
         The search space stays this one's. A pruner gets its state from the checkpoint, by replay where the saving run did
         not have it. Raises `StorageError` and its kinds, and then nothing has changed.
         """
-        if self._busy:
-            raise UsageError("this search is running; load into another one, or wait for the run to end")
+        await self._idle("load into another one, or wait for the run to end")
         storage = open_storage(path)
         state = State(self.space, remember=False)
         await storage.open(readonly=True)
@@ -394,11 +386,7 @@ class Search:
 
     async def _begin(self, opening: Opening, evaluation: Evaluation | None = None) -> Ledger:
         """Opens the log, folds it, and says in it that a run begins."""
-        leaving, self._leaving = self._leaving, None
-        if leaving is not None and leaving.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([leaving])
-        if self._busy:
-            raise UsageError("this search is running already; make another Search to run beside it")
+        await self._idle("make another Search to run beside it")
         self._busy, self._stopping, self._stopped_early = True, False, False
         self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
@@ -424,6 +412,14 @@ class Search:
         self._checkpoint_path = None if storage is None else storage.location
         self._began_with = ledger.journal.head.rows
         return ledger
+
+    async def _idle(self, instead: str) -> None:
+        """Returns when a run whose iteration was left has ended. Raises `UsageError` while any other goes on."""
+        loop = asyncio.get_running_loop()
+        while self._busy and (left := self._leaving) is not None and left.get_loop() is loop and not left.done():
+            await asyncio.wait([left])
+        if self._busy:
+            raise UsageError(f"this search is running already; {instead}")
 
     async def _end(self, ledger: Ledger, reason: str, executor: Executor | None = None) -> None:
         """Says in the log that the run has ended, and lets go of it. A log that broke is left as it is."""

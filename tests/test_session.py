@@ -396,3 +396,59 @@ async def test_an_error_in_the_body_of_the_loop_ends_the_search() -> None:
         async for _ in search.iterate(lambda p: 1.0, endless=True, quiet=True):
             raise KeyError
     await search.run(lambda p: 1.0, steps=3, quiet=True)
+
+
+@pytest.mark.parametrize("how", ["spent", "fails", "closed"])
+async def test_all_tasks_that_share_an_iteration_come_to_its_end(how: str) -> None:
+    read: list[int] = []
+    all_read = asyncio.Event()
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        await asyncio.sleep(0)
+        if trial.id == 7 and how != "spent":
+            await all_read.wait()
+            if how == "closed":
+                await asyncio.Event().wait()
+            raise ZeroDivisionError
+        return 1.0
+
+    search = ah.Search(SPACE)
+    trials = search.iterate(objective, steps=9, quiet=True)
+
+    async def reads() -> None:
+        async for trial in trials:
+            read.append(trial.id)
+            if len(read) == 7:
+                all_read.set()
+
+    readers = asyncio.gather(*(reads() for _ in range(4)), return_exceptions=True)
+    await asyncio.wait_for(all_read.wait(), 10)
+    if how == "closed":
+        await asyncio.sleep(0)
+        await trials.aclose()
+    ends = await asyncio.wait_for(readers, 10)
+    assert [type(end) for end in ends if end is not None] == ([ZeroDivisionError] if how == "fails" else [])
+    assert read == list(range({"spent": 9, "fails": 8, "closed": 7}[how]))
+    await search.run(lambda p: 1.0, steps=1, quiet=True)
+
+
+@pytest.mark.parametrize("by", ["whoever left it", "its callback"])
+async def test_what_an_iteration_left_has_ended_when_the_search_loads(tmp_path: Any, by: str) -> None:
+    search, loaded = ah.Search(SPACE), asyncio.Event()
+    await ah.Search(SPACE).save(tmp_path / "other.ckpt")
+
+    async def load(_: ah.Search) -> None:
+        await search.load(tmp_path / "other.ckpt")
+        loaded.set()
+
+    watch = ah.Callback()
+    if by == "its callback":
+        watch.on_end = load  # type: ignore[method-assign]  # for short
+    words: dict[str, Any] = {"steps": 9, "checkpoint_path": tmp_path / "a.ckpt", "callbacks": watch, "quiet": True}
+    async for _ in search.iterate(lambda p: 1.0, **words):
+        break
+    if by == "whoever left it":
+        await load(search)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+    await asyncio.wait_for(loaded.wait(), 10)
+    assert len(search.history) == 0
