@@ -403,4 +403,8 @@ def printed(error: BaseException) -> str:
 def note(error: BaseException, trial: RunningTrial) -> None:
     """Says on the exception which trial it was."""
     if not isinstance(error, AsynchopperError) or isinstance(error, ObjectiveError):
-        error.add_note(f"in trial {trial.id} (attempt {trial.attempt}) with params {trial.params!r:.1000}")
+        try:
+            params = f"{trial.params!r:.1000}"
+        except Exception:
+            params = "(that cannot be printed)"
+        error.add_note(f"in trial {trial.id} (attempt {trial.attempt}) with params {params}")

@@ -189,6 +189,20 @@ async def test_an_exception_stops_the_run_and_is_raised_as_itself_with_a_note() 
     assert reason(search) == "error"
 
 
+async def test_an_exception_is_raised_as_itself_also_where_the_params_cannot_be_printed() -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise RuntimeError("no words")
+
+    async def objective(params: dict[str, Any]) -> float:
+        raise Unlucky("at once")
+
+    search = ah.Search({"x": ah.choice(Mute(), Mute(), labels=["one", "two"])})
+    with pytest.raises(Unlucky, match="at once") as caught:
+        await search.run(objective, steps=3, quiet=True)
+    assert caught.value.__notes__ == ["in trial 0 (attempt 1) with params (that cannot be printed)"]
+
+
 async def test_what_was_known_before_the_exception_is_kept_and_the_rest_runs_again(tmp_path: Any) -> None:
     attempts: list[tuple[int, int]] = []
     broken = True
