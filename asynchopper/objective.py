@@ -349,11 +349,12 @@ def _wants_trial(objective: Objective, kwargs: Mapping[str, Any]) -> Literal["po
     if not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise UsageError(f"the objective {_name(objective)}{signature} must take the parameters as its first argument")
     wants: Literal["positional", "keyword"] | None = None
-    if len(positional) > 1 and positional[1].name not in kwargs:
-        second = positional[1]
-        if second.name == "trial" or second.default is second.empty:
-            wants = "positional"
-    elif any(p.kind is p.KEYWORD_ONLY and p.name == "trial" for p in parameters) and "trial" not in kwargs:
+    second = positional[1] if len(positional) > 1 and positional[1].name not in kwargs else None
+    if second is not None and (second.name == "trial" or second.default is second.empty):
+        wants = "positional"
+    elif "trial" not in kwargs and any(
+        p.name == "trial" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters[1:]
+    ):
         wants = "keyword"
     given: tuple[Any, ...] = (None, None) if wants == "positional" else (None,)
     try:
@@ -364,14 +365,6 @@ def _wants_trial(objective: Objective, kwargs: Mapping[str, Any]) -> Literal["po
             f"{', trial' if wants else ''}{' and kwargs' if kwargs else ''}: {e}"
         ) from None
     return wants
-
-
-def takes_trial(objective: Objective, after: int) -> bool:
-    """Whether the objective has a parameter that is called `trial` after so many others."""
-    try:
-        return "trial" in list(inspect.signature(objective).parameters)[after:]
-    except (TypeError, ValueError):
-        return False
 
 
 def _name(objective: Objective) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import chain
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from asynchopper.errors import UsageError
-from asynchopper.objective import Objective, current_trial, finish, kind_of, takes_trial, to_number
+from asynchopper.objective import Objective, current_trial, finish, kind_of, to_number
 
 _REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda x: float(np.mean(x)),
@@ -58,15 +58,23 @@ class _Wrapped:
     def __init__(self, objective: Objective, n: int, yield_after: int, reduction: Any, pass_index_arg: bool) -> None:
         self.objective, self.n, self.yield_after, self.reduction = objective, n, yield_after, reduction
         self.pass_index_arg = pass_index_arg
-        self.wants_trial = takes_trial(objective, 2 if pass_index_arg else 1)
         self.__name__ = self.__qualname__ = str(getattr(objective, "__qualname__", type(objective).__qualname__))
         self.__doc__ = objective.__doc__
 
-    def _call(self, params: Any, i: int, kwargs: dict[str, Any]) -> Any:
-        args = (params, i) if self.pass_index_arg else (params,)
-        if self.wants_trial:
-            return self.objective(*args, trial=current_trial(), **kwargs)
-        return self.objective(*args, **kwargs)
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the objective, without the index: so this takes whatever the objective takes, and passes it on."""
+        signature = inspect.signature(self.objective)
+        parameters = list(signature.parameters.values())
+        if self.pass_index_arg:
+            del parameters[1:2]
+        return signature.replace(parameters=parameters)
+
+    def _calls(self, params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """What calling the objective gives, each time that it is called."""
+        for i in range(self.n):
+            index = (i,) if self.pass_index_arg else ()
+            yield self.objective(params, *index, *args, **kwargs)
 
     async def _awaited(self, calls: Iterable[Any]) -> AsyncGenerator[float, None]:
         """The estimates, by what calling the objective gives, each called when the one before is done."""
@@ -83,17 +91,16 @@ class _Wrapped:
 
 
 class _RepeatedAsync(_Wrapped):
-    async def __call__(self, params: Any, **kwargs: Any) -> AsyncIterator[float]:
-        calls = (self._call(params, i, kwargs) for i in range(self.n))
-        async with aclosing(self._awaited(calls)) as estimates:
+    async def __call__(self, params: Any, /, *args: Any, **kwargs: Any) -> AsyncIterator[float]:
+        async with aclosing(self._awaited(self._calls(params, args, kwargs))) as estimates:
             async for estimate in estimates:
                 yield estimate
 
 
 class _Repeated(_Wrapped):
-    def __call__(self, params: Any, **kwargs: Any) -> Generator[float, None, Any]:
+    def __call__(self, params: Any, /, *args: Any, **kwargs: Any) -> Generator[float, None, Any]:
         values: list[float] = []
-        calls = (self._call(params, i, kwargs) for i in range(self.n))
+        calls = self._calls(params, args, kwargs)
         for i, result in enumerate(calls):
             if i == 0 and inspect.isawaitable(result):  # the rest goes on where it can be awaited
                 return self._awaited(chain([result], calls))

@@ -140,6 +140,26 @@ async def test_kwargs_are_passed_on() -> None:
     assert (await run(by_name, kwargs={"scale": 3})).best_value == 3.0
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["itself", "wrapped"])
+async def test_who_names_a_trial_gets_it_wherever_it_stands(wrapped: bool) -> None:
+    def second(params: dict[str, Any], t: ah.RunningTrial) -> float:
+        return 3.0 * t.attempt
+
+    def by_position(params: dict[str, Any], trial: ah.RunningTrial, /) -> float:
+        return 3.0 * trial.attempt
+
+    def third(params: dict[str, Any], scale: float, trial: ah.RunningTrial) -> float:
+        return scale * trial.attempt
+
+    def after_a_default(params: dict[str, Any], scale: float = 3.0, *, trial: ah.RunningTrial) -> float:
+        return scale * trial.attempt
+
+    for objective in (second, by_position, third, after_a_default):
+        words: dict[str, Any] = {"kwargs": {"scale": 3}} if objective is third else {}
+        search = await run(ah.wrap_n_times(objective, 2) if wrapped else objective, steps=1, **words)
+        assert search.best_value == 3.0
+
+
 @pytest.mark.parametrize(
     ("objective", "words", "said"),
     [

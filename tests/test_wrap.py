@@ -121,6 +121,15 @@ async def test_an_index_and_the_trial_may_both_be_had() -> None:
     assert named_so.value == 3.0
 
 
+async def test_what_cannot_be_called_is_refused_before_the_run() -> None:
+    wrong: list[tuple[Any, bool]] = [(lambda p, trial, more: 1.0, False), (lambda p, i, trial, more: 1.0, True)]
+    for objective, indexed in wrong:
+        with pytest.raises(UsageError, match="missing a required argument: 'more'"):
+            await run(ah.wrap_n_times(objective, 2, pass_index_arg=indexed))
+    with pytest.raises(UsageError, match="unexpected keyword argument 'data'"):
+        await run(ah.wrap_n_times(asynchronous, 2), kwargs={"data": 1})
+
+
 def in_another_process(params: dict[str, Any]) -> float:
     return float(params["x"])
 
