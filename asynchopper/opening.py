@@ -62,7 +62,7 @@ class RunWords(TypedDict, total=False):
     overwrite_checkpoint: bool
     grace: float
     handle_signals: bool
-    callbacks: Watcher | Iterable[Watcher]
+    callbacks: Watcher | Iterable[Watcher | None] | None
     quiet: bool
 
 
@@ -104,13 +104,10 @@ class Opening:
             raise UsageError("checkpoint_path= and storage= exclude each other")
         if storage is not None and not isinstance(storage, Storage):
             raise UsageError(f"storage= takes a Storage, got {storage!r:.80}; for a path or a URL use checkpoint_path=")
-        for name, given in (("sampler", sampler), ("pruner", pruner)):
-            if isinstance(given, type):
-                raise UsageError(f"{name}= takes an instance, got the class itself; write {name}={given.__name__}(...)")
+        _check_instance("sampler", sampler)
         if sampler is not None and not isinstance(sampler, Sampler):
             raise UsageError(f"sampler= takes an object with propose(view, rng), got {sampler!r:.80}")
-        if pruner is not None and not callable(getattr(pruner, "should_prune", None)):
-            raise UsageError(f"pruner= takes a Pruner, got {pruner!r:.80}")
+        check_pruner(pruner)
         if resume == "must" and overwrite_checkpoint:
             raise UsageError("resume='must' and overwrite_checkpoint=True contradict each other")
         where = open_storage(checkpoint_path) if checkpoint_path is not None else storage
@@ -264,6 +261,18 @@ def _ahead(mine: State, stored: State) -> list[Fact] | None:
         return []
     known = set(stored.table.ids)
     return [f for f in mine.facts() if not isinstance(f, Header) and getattr(f, "id", -1) not in known]
+
+
+def check_pruner(pruner: Pruner | None) -> None:
+    """Raises `UsageError` for what is no pruner."""
+    _check_instance("pruner", pruner)
+    if pruner is not None and not callable(getattr(pruner, "should_prune", None)):
+        raise UsageError(f"pruner= takes a Pruner, got {pruner!r:.80}")
+
+
+def _check_instance(name: str, given: object) -> None:
+    if isinstance(given, type):
+        raise UsageError(f"{name}= takes an instance, got the class itself; write {name}={given.__name__}(...)")
 
 
 def _check_word(name: str, word: object, words: tuple[object, ...]) -> None:

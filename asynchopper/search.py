@@ -25,7 +25,7 @@ from asynchopper.joining import joined
 from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
-from asynchopper.opening import Direction, Opening, RunWords, begun, new_header, opened, say_changes
+from asynchopper.opening import Direction, Opening, RunWords, begun, check_pruner, new_header, opened, say_changes
 from asynchopper.packed import can_pack, rows_each
 from asynchopper.policy import Policy
 from asynchopper.progress import Progress
@@ -161,7 +161,7 @@ class Search:
         overwrite_checkpoint: bool = False,
         grace: float = 20.0,
         handle_signals: bool = True,
-        callbacks: Watcher | Iterable[Watcher] = (),
+        callbacks: Watcher | Iterable[Watcher | None] | None = (),
         quiet: bool = False,
     ) -> dict[Any, Any] | None:
         """Evaluates candidates until the budget is spent; gives the best parameters.
@@ -339,6 +339,7 @@ class Search:
         An existing file is replaced as a whole. A directory gets the next free number. With a pruner (by default that of
         the run under way) its state is written too. Raises `StorageError` when it cannot be written.
         """
+        check_pruner(pruner)
         self.space.check_storable()
         storage = open_storage(path)
         state = self._journal.state
@@ -365,6 +366,7 @@ class Search:
         The search space stays this one's. A pruner gets its state from the checkpoint, by replay where the saving run did
         not have it. Raises `StorageError` and its kinds, and then nothing has changed.
         """
+        check_pruner(pruner)
         await self._idle("load into another one, or wait for the run to end")
         storage = open_storage(path)
         state = State(self.space, remember=False)

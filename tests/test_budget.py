@@ -84,10 +84,10 @@ async def test_numbers_may_be_numpys_and_callbacks_none() -> None:
         grace=np.int64(1),  # type: ignore[arg-type]  # as above
         timeout=np.float32(5),  # type: ignore[arg-type]  # as above
         seeding_ratio=np.float32(0.5),  # type: ignore[arg-type]  # as above
-        callbacks=None,  # type: ignore[arg-type]  # nobody
+        callbacks=None,
         quiet=True,
     )
-    async for _ in search.iterate(lambda p: 1, steps=2, callbacks=None, quiet=True):  # type: ignore[typeddict-item]  # as above
+    async for _ in search.iterate(lambda p: 1, steps=2, callbacks=None, quiet=True):
         pass
     assert len(search.history) == 4
 
@@ -95,6 +95,17 @@ async def test_numbers_may_be_numpys_and_callbacks_none() -> None:
 async def test_a_class_in_the_place_of_an_instance_is_said_to_be_one() -> None:
     with pytest.raises(UsageError, match=r"pruner= takes an instance, .*; write pruner=TopKPruner\(\.\.\.\)"):
         await ah.Search(x=ah.bool()).run(lambda p: 1, steps=1, pruner=ah.pruners.TopKPruner)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("pruner", ["x", ah.pruners.TopKPruner])
+async def test_what_is_no_pruner_is_refused_before_anything_is_written_or_read(tmp_path: Any, pruner: Any) -> None:
+    search = ah.Search(x=ah.bool())
+    await search.save(tmp_path / "a.ckpt")
+    with pytest.raises(UsageError, match="pruner= takes"):
+        await search.load(tmp_path / "a.ckpt", pruner=pruner)
+    with pytest.raises(UsageError, match="pruner= takes"):
+        await search.save(tmp_path / "b.ckpt", pruner=pruner)
+    assert not (tmp_path / "b.ckpt").exists()
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "10", True, math.nan])
