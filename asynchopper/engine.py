@@ -12,12 +12,12 @@ import contextvars
 import enum
 import logging
 import math
-import sys
 import time
 from collections import deque
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from asynchopper.callbacks import Watchers
+from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
@@ -426,21 +426,6 @@ class Engine:
             cancelled.__cause__ = error
             return Failed(cancelled)
         return Failed(error)
-
-
-async def uninterrupted(task: asyncio.Task[Any]) -> bool:
-    """Waits for a task to end, however often the waiting one is cancelled; gives whether it was, and raises nothing."""
-    cancelled = False
-    anyio = sys.modules.get("anyio")  # its scopes cancel again at every turn of the loop, unless they are shielded from
-    with contextlib.nullcontext() if anyio is None else anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                cancelled = True
-    if not task.cancelled():
-        task.exception()
-    return cancelled
 
 
 class _Known:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Self
 
-from asynchopper.engine import uninterrupted
+from asynchopper.closing import uninterrupted
 from asynchopper.trial import Trial
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 from asynchopper.budget import Budget
+from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.history import COMPLETED, NAN, PRUNED
 from asynchopper.journal import Journal
@@ -86,9 +86,7 @@ class Ledger(Host):
             try:
                 return await asyncio.shield(work)
             finally:
-                while not work.done():
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.wait([work])
+                await uninterrupted(work)
 
     def thinks(self) -> bool:
         """Whether `choose` may take milliseconds, so that it belongs off the loop."""

@@ -16,7 +16,8 @@ import numpy as np
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks import Watchers
 from asynchopper.callbacks.base import Watcher
-from asynchopper.engine import Engine, uninterrupted
+from asynchopper.closing import closed
+from asynchopper.engine import Engine
 from asynchopper.errors import SpaceError, StorageError, UsageError
 from asynchopper.executors import Executor, executor_for
 from asynchopper.history import History
@@ -239,10 +240,10 @@ class Search:
             raise
         finally:
             try:
-                cancelled = await self._finally(self._end(ledger, reason, engine.evaluation.executor))
+                cancelled = await closed(self._end(ledger, reason, engine.evaluation.executor))
             finally:
                 if progress is not None:
-                    cancelled |= await self._finally(progress.finish(reason))
+                    cancelled |= await closed(progress.finish(reason))
                 watchers.ended(self)
                 if cancelled:
                     watchers.give_up(engine.grace_s)
@@ -364,7 +365,7 @@ class Search:
         """Takes over everything that a checkpoint knows, in place of what this search knew.
 
         The search space stays this one's. A pruner gets its state from the checkpoint, by replay where the saving run did
-        not have it. Raises `StorageError` and its kinds, and then nothing has changed.
+        not have it. Raises `UsageError` while this search runs, `StorageError` and its kinds; then nothing has changed.
         """
         check_pruner(pruner)
         await self._idle("load into another one, or wait for the run to end")
@@ -406,9 +407,9 @@ class Search:
         except BaseException:
             self._busy = False
             if executor is not None:
-                await self._finally(executor.close())
+                await closed(executor.close())
             if storage is not None:
-                await self._finally(storage.close())
+                await closed(storage.close())
             raise
         self._journal, self._ledger = ledger.journal, ledger
         self._checkpoint_path = None if storage is None else storage.location
@@ -438,11 +439,3 @@ class Search:
                 self._guesses.popleft()
             self._journal, self._ledger = Journal(journal.state, None), None
             self._busy = False
-
-    @staticmethod
-    async def _finally(what: Any) -> bool:
-        """Carries a closing step through, however often the caller is cancelled; gives whether it was, raises what it raised."""
-        task = asyncio.ensure_future(what)
-        cancelled = await uninterrupted(task)
-        task.result()
-        return cancelled

@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from asynchopper.closing import closed
 from asynchopper.errors import StorageError, UsageError
 from asynchopper.ledger import Ledger
 from asynchopper.objective import RunningTrial, to_cost, to_number
@@ -49,7 +50,7 @@ class Session:
         reason = "error" if error is not None and isinstance(error, Exception) else self._reason(ledger)
         self._ledger = None
         try:
-            cancelled = await self._search._finally(self._search._end(ledger, reason))
+            cancelled = await closed(self._search._end(ledger, reason))
         except StorageError:
             if error is None:  # otherwise it has reached the caller already, or something worse has
                 raise
