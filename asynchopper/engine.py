@@ -29,6 +29,7 @@ _log = logging.getLogger("asynchopper")
 
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
 _BARE = 16  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
+_ROUND_S = 0.005  # for so long at most, candidates are chosen before the loop has its turn
 _TOGETHER_S = 0.001  # for so long at most, evaluations that never wait follow each other before the loop has its turn
 _LARGE = 20_000  # numbers a candidate; from here on candidates are chosen off the loop
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
@@ -187,13 +188,16 @@ class Engine:
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
             slow = large or ledger.thinks()  # then what has arrived is committed first, and candidates come one by one
+            until = time.monotonic() + _ROUND_S
             while free > 0 and len(asked) < (1 if slow else self._at_once) and self.phase is Phase.RUNNING:
                 new = await self._ask_slowly() if slow else ledger.ask()
                 if new is None:
                     break
                 asked.append(new)
                 free -= 1
-            self._drain(asked, free <= 0 and not slow)
+                if new[0].started > until:
+                    break
+            self._drain(asked, free <= 0 and not slow, until)
             await journal.commit()
             self._proceed(asked)
             going = self.phase is Phase.RUNNING
@@ -207,8 +211,9 @@ class Engine:
             else:
                 return
 
-    def _drain(self, asked: list[_Asked], replaced: bool) -> None:
-        """Tells what has arrived, and asks for as much anew where it is to be `replaced` at once."""
+    def _drain(self, asked: list[_Asked], replaced: bool, until: float = math.inf) -> None:
+        """Tells what has arrived, and asks for as much anew where it is to be `replaced` at once: not for long, and not where
+        a result makes the sampler think."""
         ledger, arrived = self.ledger, self._arrived
         for _ in range(min(len(arrived), self._at_once)):
             trial, outcome = arrived.popleft()
@@ -218,9 +223,13 @@ class Engine:
                 outcome = self._judged(trial, outcome)
             ledger.tell(trial, outcome)
             if replaced and self.phase is Phase.RUNNING:
+                if ledger.thinks():
+                    return
                 new = ledger.ask()
                 if new is not None:
                     asked.append(new)
+                    if new[0].started > until:
+                        return
 
     def _proceed(self, asked: list[_Asked]) -> None:
         """After a commit: starts what was asked, and says what was told."""

@@ -8,6 +8,7 @@ import gc
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -626,3 +627,66 @@ async def test_samplers_of_ones_own_are_welcome() -> None:
     search = await run(lambda p: p["x"], steps=10, sampler=Corner())
     assert [t.origin for t in search.history] == ["initial"] + ["corner"] * 9
     assert max(search.history["x"][1:]) < 0.1
+
+
+# -- the loop has its turn
+
+
+class Slow(ah.RandomSampler):
+    """Takes two milliseconds for a candidate, and notes what else was going on."""
+
+    def __init__(self, thinks_after: int) -> None:
+        self.thinks_after, self.turns = thinks_after, 0
+        self.asked_at: list[tuple[bool, int]] = []
+
+    def thinks(self, state: Any) -> bool:
+        return bool(state.told >= self.thinks_after)
+
+    def propose(self, view: Any, rng: Any) -> Any:
+        here = threading.current_thread() is threading.main_thread()
+        assert not (here and self.thinks(view.state)), "what takes milliseconds is chosen off the loop"
+        self.asked_at.append((here, self.turns))
+        time.sleep(0.002)
+        return super().propose(view, rng)
+
+
+async def with_turns(sampler: Slow, **words: Any) -> ah.Search:
+    """All evaluations that are out end together, again and again; meanwhile the loop's turns are counted."""
+    gate = asyncio.Event()
+    out = 0
+
+    def turn() -> None:
+        sampler.turns += 1
+        ticking.append(asyncio.get_running_loop().call_soon(turn))
+        del ticking[0]
+
+    async def objective(params: dict[str, Any]) -> float:
+        nonlocal out, gate
+        mine, out = gate, out + 1
+        if out % 32 == 0:
+            mine.set()
+            gate = asyncio.Event()
+        await mine.wait()
+        return float(params["x"])
+
+    ticking = [asyncio.get_running_loop().call_soon(turn)]
+    try:
+        return await run(objective, steps=128, concurrency=32, sampler=sampler, **words)
+    finally:
+        ticking[0].cancel()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_sampler_that_begins_to_think_is_not_asked_on_the_loop(durable: bool, tmp_path: Path) -> None:
+    sampler = Slow(thinks_after=10)
+    search = await with_turns(sampler, checkpoint_path=tmp_path / "a.ckpt" if durable else None)
+    assert len(search.history) == 128
+    assert not all(here for here, _ in sampler.asked_at)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_many_slow_candidates_are_not_chosen_in_one_go(durable: bool, tmp_path: Path) -> None:
+    sampler = Slow(thinks_after=1000)
+    await with_turns(sampler, checkpoint_path=tmp_path / "a.ckpt" if durable else None)
+    at = [turn for _, turn in sampler.asked_at]
+    assert max(at.count(turn) for turn in at) <= 5
