@@ -352,6 +352,28 @@ def test_the_common_log_is_read_in_bulk() -> None:
         assert bulk.state.told == 200
 
 
+def test_trials_that_are_out_are_not_gone_through_for_every_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands are out when a service is taken away, and each of them is recorded as interrupted."""
+    space = SPACES[0]
+    n, times = 1000, 0
+    facts: list[Fact] = [asked(space, i, 1, i, "local", None, None) for i in range(n)]
+    facts += [told(i, 1, "interrupted", math.nan, ((), 0.0, 0.1, 0.1 * i, None)) for i in range(n)]
+    facts += [asked(space, i, 2, i, "local", None, None) for i in range(n)]
+    settle = Bulk.settle
+
+    def counted(bulk: Bulk) -> None:
+        nonlocal times
+        times += 1
+        settle(bulk)
+
+    monkeypatch.setattr(Bulk, "settle", counted)
+    log = Replay(State(Space(space.tree), remember=False), "somewhere")
+    log.fold(framed([encode(Header("a", "maximize", 1, {}), space), *[encode(f, space) for f in facts]]))
+    log.end()
+    assert [p.attempt for p in log._state.pending.values()] == [2] * n
+    assert times < 20
+
+
 def test_lines_are_entries() -> None:
     text = framed([b'{"kind":"a"}', b'{"kind":"b"}', b'{"kind":"c"}'])
     entries = list(text)
