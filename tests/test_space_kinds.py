@@ -322,6 +322,22 @@ def test_a_subclass_of_parameter_is_a_kind_of_its_own() -> None:
     assert space.cardinality == math.inf
 
 
+class Die(ah.Parameter):
+    """One of which only its author knows the values."""
+
+    cardinality = 6
+
+    def sample(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(1, 7))
+
+
+async def test_a_subclass_that_says_how_many_values_it_has_gives_only_its_own() -> None:
+    search = ah.Search(face=Die(), seed=1)
+    await search.run(lambda p: float(p["face"]), steps=20, quiet=True)
+    assert sorted(t.params["face"] for t in search.history) == [1, 2, 3, 4, 5, 6]
+    assert search.outcome is not None and search.outcome.reason == "exhausted"
+
+
 def test_a_subclass_without_sample_cannot_be_made() -> None:
     class Empty(ah.Parameter):
         pass

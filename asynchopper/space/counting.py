@@ -15,9 +15,10 @@ from asynchopper.space.scalars import Grid, Parameter
 
 
 def cardinality(node: Node) -> float:
-    """How many different candidates there are; infinite beyond 64 bits."""
+    """How many different candidates there are; infinite beyond 64 bits, and where only its author can count a parameter."""
     if isinstance(node, Leaf):
-        return node.param.cardinality
+        param = node.param
+        return param.cardinality if param.cardinality <= 1 or isinstance(param, (Grid, Array, Choice)) else math.inf
     if isinstance(node, Branch):
         if node.leaf.param.user_sample is not None:
             return math.inf
