@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from asynchopper.errors import StorageError
+from asynchopper.errors import CheckpointCorrupted, StorageError
 from asynchopper.records import bare, decode
 from asynchopper.space import Space
 from asynchopper.space.words import float_
@@ -38,7 +38,10 @@ async def copy(source: Location, target: Location, *, overwrite: bool = False) -
         await there.close()
     if not records:
         raise StorageError(f"{there.location} holds no search yet")
-    decode(records[0], Space({"(none)": float_(0, 1)}))  # of a newer version, nobody knows what a copy would need
+    try:  # of a newer version, nobody knows what a copy would need
+        decode(records[0], Space({"(none)": float_(0, 1)}))
+    except ValueError as e:
+        raise CheckpointCorrupted(f"{there.location}: its first record: {e}; look at it with verify") from e
     await here.open(resume="auto" if overwrite else "never", overwrite=overwrite)
     try:
         async for _ in here.read():

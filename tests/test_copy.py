@@ -119,6 +119,14 @@ async def test_a_search_that_runs_is_copied_as_it_is(server: Server, tmp_path: P
         assert len(found.history) == id
 
 
+async def written(path: Path, records: list[bytes]) -> None:
+    storage = open_storage(path)
+    await storage.open()
+    assert [portion async for portion in storage.read()] == []
+    await storage.append(records)
+    await storage.close()
+
+
 def command(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "asynchopper", "copy", *map(str, words)], capture_output=True, text=True, timeout=60
@@ -141,3 +149,7 @@ def test_the_command_says_what_it_did(server: Server, tmp_path: Path) -> None:
     damaged = command(tmp_path / "a.ckpt", server.url("cmd3"))
     assert damaged.returncode == 2
     assert "Traceback" not in damaged.stderr
+    asyncio.run(written(tmp_path / "odd.ckpt", [b'{"kind":"header","format":"abc"}']))
+    odd = command(tmp_path / "odd.ckpt", server.url("cmd4"))
+    assert odd.returncode == 2
+    assert "a header of format 'abc'" in odd.stderr and "Traceback" not in odd.stderr
