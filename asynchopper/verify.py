@@ -17,7 +17,7 @@ from asynchopper.records import bare, decode
 from asynchopper.space import Space
 from asynchopper.space.words import float_
 from asynchopper.state import Asked, Fact, Header, Run, State, Told
-from asynchopper.storage import Entry, Location, Lost, open_storage
+from asynchopper.storage import Entry, Location, Lost, aside, open_storage
 
 _PORTION = 4096  # records that are looked at together
 _FEW = 32
@@ -104,7 +104,7 @@ async def verify(location: Location) -> Report:
     if disorder:
         report.damage.append(f"{_count(disorder, 'record')} out of order; they count in the order of their numbers")
     report.damage += [f"{said} missing" for said in _gaps(found)]
-    _Fold(report, [Entry(seq, found[seq]) for seq in sorted(found)])
+    await aside(_Fold, report, [Entry(seq, found[seq]) for seq in sorted(found)])
     return report
 
 
@@ -124,7 +124,7 @@ async def repair(source: Location, target: Location) -> Report:
     try:
         async for _ in storage.read():
             pass
-        await storage.append(report.whole)
+        await storage.append(await aside(lambda: report.whole))
     finally:
         await storage.close()
     return report

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,3 +338,26 @@ async def test_a_plain_log_is_looked_at_in_bulk(tmp_path: Path, monkeypatch: pyt
     assert report.state.told == 300 and not report.damage and len(single) < 100
     best = report.state.table.trial(report.state.best_row)
     assert search.best is not None and best.params["x"] == search.best["x"] == search.best_value
+
+
+async def test_the_loop_goes_on_meanwhile(tmp_path: Path) -> None:
+    search = ah.Search(x=ah.float(0, 1), seed=1)
+    await search.run(lambda params: params["x"], steps=3000, concurrency=8, sampler=ah.RandomSampler(), quiet=True)
+    await search.save(tmp_path / "a.ckpt")  # packed, which is looked at trial by trial
+    turns, longest, before = 0, 0.0, time.thread_time()
+
+    async def count() -> None:
+        nonlocal turns, longest, before
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            turns, longest, before = turns + 1, max(longest, now - before), now
+
+    counting = asyncio.ensure_future(count())
+    began = time.process_time()
+    report = await verify(tmp_path / "a.ckpt")
+    whole = time.process_time() - began
+    await asyncio.sleep(0)
+    counting.cancel()
+    assert report.state.told == 3000
+    assert longest < whole / 4
