@@ -101,8 +101,8 @@ class Storage(ABC):
         - `overwrite`: what is there is replaced as a whole by the first `append`, and stays untouched until then.
         - `readonly` implies `"must"`, takes no lock, changes nothing, and allows no `append`.
 
-        Raises `CheckpointLocked` at once when another owner lives; `StorageError` for anything else. When it raises or is
-        cancelled, nothing is held and nothing was changed.
+        Raises `CheckpointLocked`, which names the owner's process id, at once when another owner lives; `StorageError` for
+        anything else. When it raises or is cancelled, nothing is held and nothing was changed.
         """
 
     @abstractmethod
