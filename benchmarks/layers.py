@@ -153,11 +153,11 @@ class _Ready(Ledger):
 
 def evaluating(params: list[Any], took: Took) -> list[Layer]:
     ledger = ledger_of(PortfolioSampler(), 100)
-    ready = _Ready(ledger.journal, ledger.proposer, ledger.budget, None)
     n = len(params)
 
     async def engine(concurrency: int) -> None:
-        ready.trials, ready.dry = [RunningTrial(i, 1, p, None, ready) for i, p in enumerate(params)], None
+        ready = _Ready(ledger.journal, ledger.proposer, ledger.budget, None)
+        ready.trials = [RunningTrial(i, 1, p, None, ready) for i, p in enumerate(params)]
         policy = Policy.of(concurrency=concurrency, timeout=None, grace=0, on_error="raise", ignore_nans=False)
         await Engine(ready, Evaluation(trivial, None, None), Watchers(()), policy).run()
 
@@ -176,7 +176,7 @@ def evaluating(params: list[Any], took: Took) -> list[Layer]:
         for _ in params:
             await nothing()
 
-    handles = took(lambda: [RunningTrial(i, 1, p, None, ready) for i, p in enumerate(params)])
+    handles = took(lambda: [RunningTrial(i, 1, p, None, ledger) for i, p in enumerate(params)])
     bare = took(lambda: in_loop(objective()))
     commit, floor = took(lambda: in_loop(commits())), took(lambda: in_loop(awaits()))
     layers = []
