@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Callable
 from itertools import compress
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -27,6 +28,8 @@ _FIRST = array("q", [1])
 _COMPLETED = array("b", [COMPLETED])
 _MISSES = 8  # pieces that were not of the most common form; after so many it is not tried any more
 _KNOWN_ORIGINS = 32  # that it may name
+_FEW = 32  # records; so many are not worth a look whether they can be folded in bulk
+_OFTEN = 3  # so many of such in a row, and the rest is not looked at, either
 _PIECE = 2**16  # bytes that are decoded at once: what they become stays in the processor's cache
 
 Number = float | str  # NaN and the infinities are spelled
@@ -146,6 +149,7 @@ class Bulk:
         self._common: msgspec.json.Decoder[Any] | None = None
         self._decoder: msgspec.json.Decoder[Any] | None = None
         self._misses = 0
+        self._refused = 0  # pieces that were out of the ordinary, one after the other
         self._possible = state.seen is None
 
     def _is_possible(self) -> bool:
@@ -168,6 +172,20 @@ class Bulk:
         ]
         asked = msgspec.defstruct("Asked", [*members, *_FRAME], tag="asked", kw_only=True, **_RECORD)
         return msgspec.json.Decoder(asked | told)
+
+    def fold(self, start: int, end: int, take: Callable[[int, int], bool], singly: Callable[[int, int], None]) -> None:
+        """Folds a portion's records from `start` to `end`: by `take`, which says whether it has taken all of them, or none; what
+        is refused in halves, and few of them `singly`."""
+        if take(start, end):
+            self._refused = 0
+        elif end - start > _FEW and self._refused < _OFTEN:
+            half = (start + end) // 2
+            self.fold(start, half, take, singly)
+            self.fold(half, end, take, singly)
+        else:
+            self.settle()  # takes as long as there are trials out
+            singly(start, end)
+            self._refused += 1
 
     def take(self, text: bytes, seq: int, ends: Column) -> bool:
         """Folds the lines of a text, from record `seq` on, if they are all plain. `ends` has the places of their ends."""

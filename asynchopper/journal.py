@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
 _MANY = 2000  # records; the same
 _APPEND = PromptStorage.append
-_FEW = 32  # records; so many are not worth a look whether they can be folded in bulk
-_OFTEN = 3  # so many of such in a row, and the rest of a portion is not looked at, either
 
 
 class Head(NamedTuple):
@@ -254,21 +252,15 @@ class Replay:
 
         self._state, self._location, self._asked_by = state, location, asked_by
         self._bulk = Bulk(state, asked_by)
-        self._refused = 0  # pieces that were out of the ordinary, one after the other
 
     def fold(self, portion: Sequence[Entry]) -> None:
         """Raises as `replay` does."""
-        if self._in_bulk(portion):
-            self._refused = 0
-            return
-        if len(portion) > _FEW and self._refused < _OFTEN:
-            half = len(portion) // 2
-            self.fold(portion[:half])
-            self.fold(portion[half:])
-        else:
-            self.end()  # takes as long as there are trials out
-            fold_portion(portion, self._state, self._location, self._asked_by)
-            self._refused += 1
+        self._bulk.fold(
+            0,
+            len(portion),
+            lambda start, end: self._in_bulk(portion[start:end]),
+            lambda start, end: fold_portion(portion[start:end], self._state, self._location, self._asked_by),
+        )
 
     def end(self) -> None:
         self._bulk.settle()

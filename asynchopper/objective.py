@@ -228,9 +228,8 @@ def to_number(value: Any, where: str = "the objective") -> float:
         hasattr(value, "__float__") or hasattr(value, "__index__")
     ):
         try:
-            return float(
-                value.item() if hasattr(value, "item") else value
-            )  # NumPy has no float of an array of one entry
+            # NumPy has no float of an array of one entry
+            return float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as e:
             raise ObjectiveError(f"{where} got {value!r:.80}, which is not one number: {e}") from None
     hint = "; return one number, and keep the rest elsewhere" if isinstance(value, (tuple, list, dict)) else ""

@@ -205,10 +205,11 @@ async def prepared(state: State, opening: Opening, seed: int | None, location: s
 def run_fact(state: State, budget: Budget, elapsed: float) -> Run:
     """A run that continues the budget of one that was cut short, or begins to count anew, at so many seconds: after one that
     was spent, and where the budget is of another kind."""
-    old = state.run if state.reason not in FINISHED else None
-    if old is not None and old.budget.keys() != budget.describe().keys():
-        old = None
-    base = (old.base_steps, old.base_elapsed, old.base_cost) if old else (state.told, elapsed, state.cost)
+    old = state.run
+    if old is None or state.reason in FINISHED or old.budget.keys() != budget.describe().keys():
+        base = state.told, elapsed, state.cost
+    else:
+        base = old.base_steps, old.base_elapsed, old.base_cost
     described = state.space.describe()
     return Run(
         budget=budget.describe(),

@@ -20,7 +20,6 @@ from asynchopper.state import Asked, Fact, Header, Run, State, Told
 from asynchopper.storage import Entry, Location, Lost, aside, open_storage
 
 _PORTION = 4096  # records that are looked at together
-_FEW = 32
 _LONG = 2**20  # bytes of a record that is looked at by itself
 _NOBODY = (
     "(none)"  # a parameter that no search has: without the search, its space is not known, and all values are foreign
@@ -157,27 +156,25 @@ class _Fold:
         self._finished: set[int] = set()
         self._rows = 0  # whose ids are among them
         for start in range(0, len(entries), _PORTION):
-            self._take(start, min(start + _PORTION, len(entries)))
+            self._bulk.fold(start, min(start + _PORTION, len(entries)), self._take, self._take_singly)
         self._bulk.settle()
         self._show_best()
 
-    def _take(self, start: int, end: int) -> None:
+    def _take(self, start: int, end: int) -> bool:
         portion = [entry.data for entry in self._entries[start:end]]
         lengths = np.array([len(data) + 1 for data in portion])
         text, ends = b"\n".join([*portion, b""]), np.cumsum(lengths) - 1
-        if lengths.max() < _LONG and self._bulk.take(text, self._entries[start].seq, ends):
-            self._report.usable += portion
-            self._report.size += int(lengths.sum())
-        elif end - start > _FEW:
-            half = (start + end) // 2
-            self._take(start, half)
-            self._take(half, end)
-        else:
-            self._bulk.settle()
-            for entry in self._entries[start:end]:
-                self._take_one(*entry)
-            for asked in self._report.state.pending.values():
-                asked.foreign = {}  # what nobody looks at would keep the others from being taken in bulk
+        if lengths.max() >= _LONG or not self._bulk.take(text, self._entries[start].seq, ends):
+            return False
+        self._report.usable += portion
+        self._report.size += int(lengths.sum())
+        return True
+
+    def _take_singly(self, start: int, end: int) -> None:
+        for entry in self._entries[start:end]:
+            self._take_one(*entry)
+        for asked in self._report.state.pending.values():
+            asked.foreign = {}  # what nobody looks at would keep the others from being taken in bulk
 
     def _take_one(self, seq: int, data: bytes) -> None:
         report = self._report

@@ -319,7 +319,7 @@ def test_in_bulk_it_finds_what_it_finds_record_by_record(data: st.DataObject, mo
         entries = [Entry(i, entry.data) for i, entry in enumerate(entries[1:])]
     for lost in data.draw(st.lists(st.integers(0, len(entries)), max_size=3)):
         entries = [entry for entry in entries if entry.seq != lost]
-    monkeypatch.setattr("asynchopper.verify._FEW", data.draw(st.sampled_from([1, 4])))
+    monkeypatch.setattr("asynchopper.bulk._FEW", data.draw(st.sampled_from([1, 4])))
     monkeypatch.setattr("asynchopper.verify._PORTION", data.draw(st.sampled_from([8, 64])))
     in_bulk = reported(entries)
     with monkeypatch.context() as patch:

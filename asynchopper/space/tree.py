@@ -264,7 +264,7 @@ class Space:
             }
         flat: dict[str, Json] = {}
         for leaf, v in zip(self.leaves, values, strict=True):
-            if leaf.parent is None or values[leaf.parent[0]] == leaf.parent[1]:
+            if not self.conditional or self._active(leaf, values):
                 try:
                     flat[leaf.path] = leaf.param.encode(v)
                 except (TypeError, ValueError) as e:
