@@ -31,10 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(words.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    if words.write and words.parts and machine() not in words.page.read_text("utf-8"):
+    measured_on = f"Measured on: {machine()}."
+    if words.write and words.parts and measured_on not in words.page.read_text("utf-8"):
         parser.error("the page's figures are of another machine, or of other versions; write all of them")
     if words.write and not words.parts:
-        put_into_page("machine", f"Measured on: {machine()}.", words.page)
+        put_into_page("machine", measured_on, words.page)
     failed = []
     for name in words.parts or PARTS:
         began = time.perf_counter()
