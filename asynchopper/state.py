@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -366,19 +366,29 @@ class State:
             self.trial_of = dict(zip(reversed(keys.tolist()), reversed(ids), strict=True))  # the first one's counts
 
     def facts(self, saw: PrunerSaw | None = None, seen: int = 0, each: int = 0) -> Iterator[Fact]:
-        """A log that folds to this state: what `save` writes. What is out is taken now, the rows as they are read.
+        """A log that folds to this state as it is now: what `save` writes. Only the rows are read later.
 
         `saw` is the state of a pruner that has seen the first `seen` of the finished trials. Where so many trials have
         finished that it is worth it, they are told `each` at a time.
         """
         if saw is None and self.pruner is not None:
             saw, seen = self.pruner, self.pruner_row
-        return self._facts(len(self.table), list(self.pending.values()), saw, seen, each)
+        if self.header is None:
+            return iter(())
+        rows, pending = len(self.table), list(self.pending.values())
+        behind: list[Fact] = []
+        if self.run is not None:
+            behind.append(self.run._replace(space=self.described if self.described != self.header.space else None))
+        behind += [Saved(asked.id, asked.attempt, asked.saved) for asked in pending if asked.saved is not None]
+        if saw is not None and seen >= rows:
+            behind.append(saw)
+        if self.reason is not None:
+            behind.append(Ended(self.reason, self.elapsed))
+        return chain(self._header_and_trials(self.header, rows, pending, saw, seen, each), behind)
 
-    def _facts(self, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int, each: int) -> Iterator[Fact]:
-        header = self.header
-        if header is None:
-            return
+    def _header_and_trials(
+        self, header: Header, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int, each: int
+    ) -> Iterator[Fact]:
         packed = bool(each) and rows >= _MANY and self._left_out(rows) <= _SKIPPED
         yield header._replace(packed=packed)
         if packed:
@@ -387,15 +397,6 @@ class State:
                 yield self._asked_as(p)
         else:
             yield from self._trials(rows, pending, saw, seen)
-        if self.run is not None:
-            yield self.run._replace(space=self.described if self.described != header.space else None)
-        for asked in pending:
-            if asked.saved is not None:
-                yield Saved(asked.id, asked.attempt, asked.saved)
-        if saw is not None and seen >= rows:
-            yield saw
-        if self.reason is not None:
-            yield Ended(self.reason, self.elapsed)
 
     def _left_out(self, rows: int) -> int:
         """How many trials were at any time asked, and told later than those after them."""

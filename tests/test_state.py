@@ -178,6 +178,14 @@ def test_what_is_saved_folds_to_the_same_search(log: list[Fact]) -> None:
     assert again.reason == state.reason
 
 
+@given(logs, st.integers(0, 40))
+def test_what_is_saved_is_what_was_known_when_saving_began(log: list[Fact], cut: int) -> None:
+    state, then = folded(log[:cut]), folded(log[:cut])
+    facts = state.facts()
+    folded([*log[cut:], Ended("steps", 1e6)], state)
+    assert [repr(fact) for fact in facts] == [repr(fact) for fact in then.facts()]
+
+
 @given(logs)
 def test_the_log_that_save_writes_is_a_fixed_point(log: list[Fact]) -> None:
     once = folded([], State(SPACE))
