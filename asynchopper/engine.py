@@ -31,7 +31,6 @@ _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end a
 _BARE = 16  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
 _ROUND_S = 0.005  # for so long at most, candidates are chosen before the loop has its turn
 _TOGETHER_S = 0.001  # for so long at most, evaluations that never wait follow each other before the loop has its turn
-_LARGE = 20_000  # numbers a candidate; from here on candidates are chosen off the loop
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
 _STUBBORN = "trial %d ignores its cancellation; it is left behind"
 
@@ -177,8 +176,7 @@ class Engine:
 
     async def _consume(self) -> None:
         ledger, journal, arrived = self.ledger, self.ledger.journal, self._arrived
-        large = ledger.state.space.size >= _LARGE
-        self._bare = journal.storage is None and not large
+        self._bare = journal.storage is None
         self._at_once = _BARE if self._bare else _BATCH
         while True:
             while self._aloft is not None:
@@ -187,24 +185,25 @@ class Engine:
                 raise self._failed
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
-            slow = large or ledger.thinks()  # then what has arrived is committed first, and candidates come one by one
             until = time.monotonic() + _ROUND_S
-            while free > 0 and len(asked) < (1 if slow else self._at_once) and self.phase is Phase.RUNNING:
-                new = await self._ask_slowly() if slow else ledger.ask()
+            while free > 0 and len(asked) < self._at_once and self.phase is Phase.RUNNING:
+                new = ledger.ask()
                 if new is None:
                     break
                 asked.append(new)
                 free -= 1
                 if new[0].started > until:
                     break
-            self._drain(asked, free <= 0 and not slow, until)
+            if ledger.still:
+                await ledger.thought()
+            self._drain(asked, free <= 0, until)
             await journal.commit()
             self._proceed(asked)
             going = self.phase is Phase.RUNNING
             again = going and len(self._running) < self.concurrency and ledger.may_ask()
             if arrived or (free > 0 and asked) or again:
                 await asyncio.sleep(0)
-            elif self._running or (going and ledger.waits):
+            elif self._running or (going and (ledger.waits or ledger.thinking)):
                 ledger.watch(self._wake)
                 await self._arrival()
                 ledger.unwatch()
@@ -212,9 +211,9 @@ class Engine:
                 return
 
     def _drain(self, asked: list[_Asked], replaced: bool, until: float = math.inf) -> None:
-        """Tells what has arrived, and asks for as much anew where it is to be `replaced` at once: not for long, and not where
-        a result makes the sampler think."""
+        """Tells what has arrived, and asks for as much anew where it is to be `replaced` at once, but not for long."""
         ledger, arrived = self.ledger, self._arrived
+        told = 0
         for _ in range(min(len(arrived), self._at_once)):
             trial, outcome = arrived.popleft()
             if self._running.pop(trial.id, None) is None:
@@ -222,14 +221,12 @@ class Engine:
             if type(outcome) is not Completed or outcome.value != outcome.value:
                 outcome = self._judged(trial, outcome)
             ledger.tell(trial, outcome)
-            if replaced and self.phase is Phase.RUNNING:
-                if ledger.thinks():
-                    return
-                new = ledger.ask()
-                if new is not None:
-                    asked.append(new)
-                    if new[0].started > until:
-                        return
+            told += 1
+        while replaced and told > 0 and self.phase is Phase.RUNNING and (new := ledger.ask()) is not None:
+            asked.append(new)
+            told -= 1
+            if new[0].started > until:
+                return
 
     def _proceed(self, asked: list[_Asked]) -> None:
         """After a commit: starts what was asked, and says what was told."""
@@ -254,7 +251,7 @@ class Engine:
             or self._failed is not None
             or self.phase is not Phase.RUNNING
             or not (bare or (self.concurrency == 1 and ledger.journal.prompt))
-            or ledger.thinks()
+            or ledger.still
         ):
             self._wake()
             return None
@@ -300,13 +297,6 @@ class Engine:
     def _goes_on(self) -> bool:
         """Whether there is nothing for the consumer to look at."""
         return self._failed is None and not self._arrived and len(self._running) >= self.concurrency
-
-    async def _ask_slowly(self) -> tuple[RunningTrial, Outcome | None] | None:
-        ledger = self.ledger
-        if ledger.redo or not ledger.may_ask():
-            return ledger.ask()
-        chosen = await ledger.choose_aside()
-        return ledger.offer(chosen) if self.phase is Phase.RUNNING else None
 
     async def _arrival(self) -> None:
         """Returns when something has arrived, or when the phase has changed."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from asynchopper.storage import Entry, Lines, PromptStorage, Storage, aside
 
 if TYPE_CHECKING:
     from asynchopper.objective import RunningTrial
+
+T = TypeVar("T")
 
 _LARGE = 2000  # numbers a candidate; from here on records are encoded off the loop
 _MANY = 2000  # records; the same
@@ -220,7 +222,7 @@ class Journal:
             raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
 
 
-def _beyond_reach(write: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _beyond_reach(write: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """A task that whoever cancels all tasks, as `asyncio.run` does at its end, does not find: a write is carried through.
 
     Those who wait for it do so for a future of their own, or shield it, so nobody else cancels it either.

@@ -8,7 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, assert_never
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, assert_never
 
 from asynchopper.budget import Budget
 from asynchopper.closing import uninterrupted
@@ -18,15 +19,22 @@ from asynchopper.journal import Journal
 from asynchopper.objective import Host, RunningTrial, printed
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
+from asynchopper.samplers.base import View
 from asynchopper.samplers.proposer import Next
 from asynchopper.state import Asked, Ended, Saved, State, Told
-from asynchopper.storage import aside
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
 from asynchopper.values import from_json, to_json
 
 _LAST, _FEW = 32, 4  # evaluations that tell how long the next one takes, and how many are needed for that
 _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
+
+
+class Thought(NamedTuple):
+    """A candidate that is being made: how many trials had finished when it was begun, and what comes of it."""
+
+    told: int
+    made: asyncio.Future[Next | None]
 
 
 class Ledger(Host):
@@ -41,6 +49,11 @@ class Ledger(Host):
         """Why nothing more can be asked: `steps`, `runtime` or `exhausted`."""
         self._resting = False
         """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
+        self._thought: Thought | None = None
+        """What comes next, where it takes milliseconds: made in a thread, ahead where that is possible."""
+        self._thinker: ThreadPoolExecutor | None = None
+        self._looked_ahead = -1  # for this trial
+        self._wake: Callable[[], None] | None = None
         self.before = journal.state.elapsed
         self._began = time.monotonic()
         self._event_loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
@@ -57,7 +70,8 @@ class Ledger(Host):
         return math.inf if self.budget.seconds is None else base + self.budget.seconds - self.elapsed()
 
     def ask(self) -> tuple[RunningTrial, Outcome | None] | None:
-        """The next trial, with its outcome where that is known already; `None` once the ledger is `dry`, and while it `waits`."""
+        """The next trial, with its outcome where that is known already; `None` once the ledger is `dry`, while it `waits`, and
+        while it is `thinking`. Takes next to no time."""
         if self.redo and self.dry is None:
             state = self.state
             if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
@@ -68,46 +82,93 @@ class Ledger(Host):
 
     def may_ask(self) -> bool:
         """Whether it is of any use to choose a candidate now."""
-        return self.dry is None and not self._resting
+        return self.dry is None and not self._resting and not self.thinking
 
     @property
     def waits(self) -> bool:
         """Whether something to run may still come of what is being evaluated, here or by other workers."""
         return self.dry is None and self._resting
 
-    def offer(self, chosen: Next | None) -> tuple[RunningTrial, Outcome | None] | None:
-        """The trial of what was chosen, if anything was."""
-        return None if chosen is None else self.take(chosen)
-
-    async def choose_aside(self) -> Next | None:
-        """`choose`, off the loop. The state stays as it is meanwhile, also when the caller is cancelled."""
-        async with self.journal.still:
-            work = asyncio.ensure_future(aside(self.choose))
-            try:
-                return await asyncio.shield(work)
-            finally:
-                await uninterrupted(work)
-
-    def thinks(self) -> bool:
-        """Whether `choose` may take milliseconds, so that it belongs off the loop."""
-        return self.proposer.thinks(self.journal.state)
-
     def choose(self) -> Next | None:
-        """What to evaluate next. Changes nothing; large candidates are chosen off the loop."""
-        if self.dry is not None or self._resting:
+        """What to evaluate next. `None` where there is nothing, and where it is being thought about."""
+        thought = self._thought
+        if self.dry is not None or self._resting or (thought is not None and not thought.made.done()):
             return None
         elapsed = self.before + time.monotonic() - self._began
         progress = self.budget.progress(self.state, elapsed)
         if progress >= 1.0 or (self.budget.seconds is not None and self._too_late()):
             self.dry = "steps" if self.budget.steps is not None else "runtime"
             return None
-        chosen = self.proposer.next(self.state, elapsed, progress)
+        chosen: Next | View | None
+        if thought is not None:
+            self.journal.check()  # whoever thought beside a failed write may have failed, too
+            self._thought = None
+        if thought is None or not self._fits(thought, chosen := thought.made.result()):
+            chosen = self.proposer.prompt(self.state, elapsed, progress)
+        if isinstance(chosen, View):
+            self._think(chosen)
+            return None
         if chosen is None:
             if self.state.trial_of is not None and self.state.pending:
                 self._resting = True  # the result of what is being evaluated is the answer to what comes next
             else:
                 self.dry = "exhausted"
         return chosen
+
+    # -- candidates that take milliseconds
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a candidate is being made."""
+        return self._thought is not None and not self._thought.made.done()
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing may be told now, since a sampler looks at the whole state."""
+        return self.thinking and not self.proposer.beside
+
+    async def thought(self) -> None:
+        """Returns when no candidate is being made."""
+        if self._thought is not None and not self._thought.made.done():
+            await asyncio.wait([self._thought.made])
+
+    def _think(self, view: View) -> None:
+        made = self._begin_thinking(view)
+        self._thought = Thought(self.state.told, made)
+        made.add_done_callback(self._thought_through)
+
+    def _begin_thinking(self, view: View) -> asyncio.Future[Next | None]:
+        if self._thinker is None:
+            self._thinker = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-thinker")
+        view.running  # noqa: B018 - is fixed by looking at it
+        return self._event_loop.run_in_executor(self._thinker, self.proposer.think, view)
+
+    def _thought_through(self, _: asyncio.Future[Next | None]) -> None:
+        if self._wake is not None:
+            self._wake()
+
+    def _fits(self, thought: Thought, chosen: Next | None) -> bool:
+        """Whether what was thought of is still what comes next."""
+        return chosen is not None or thought.told == self.state.told
+
+    def _look_ahead(self) -> None:
+        """Begins to make the candidate that follows those that have been asked, where it will take milliseconds."""
+        state = self.state
+        if self._looked_ahead == state.next_id or self._thought is not None or self.redo or not self.may_ask():
+            return
+        self._looked_ahead = state.next_id
+        elapsed = self.elapsed()
+        progress = self.budget.progress(state, elapsed)
+        view = self.proposer.expects(state, elapsed, progress) if progress < 1.0 else None
+        if view is not None:
+            self._think(view)
+
+    async def _stop_thinking(self) -> None:
+        if self._thought is not None:
+            await uninterrupted(self._thought.made)
+            self._thought = None
+        if self._thinker is not None:
+            self._thinker.shutdown(wait=False)
 
     def _too_late(self) -> bool:
         """Whether another evaluation would hardly finish: what remains is less than three in four of the last ones took."""
@@ -167,6 +228,8 @@ class Ledger(Host):
 
     def granted(self, asked: list[tuple[RunningTrial, Outcome | None]]) -> list[tuple[RunningTrial, Outcome | None]]:
         """Those of the trials asked before the last commit that may start."""
+        if self.proposer.slow:
+            self._look_ahead()
         return asked
 
     def stir(self) -> None:
@@ -174,13 +237,16 @@ class Ledger(Host):
         self._resting = False
 
     def watch(self, wake: Callable[[], None]) -> None:
-        """Has `wake` called when other workers have changed something."""
+        """Has `wake` called when a candidate has been made, or other workers have changed something."""
+        self._wake = wake
 
     def unwatch(self) -> None:
         """Ends what `watch` began."""
+        self._wake = None
 
     async def end(self, reason: str) -> None:
         """Says in the log that the run has ended. A log that broke is left as it is."""
+        await self._stop_thinking()
         await self.journal.settle()
         if not self.journal.broken:
             self.journal.stage(Ended(reason, self.elapsed()))

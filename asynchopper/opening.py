@@ -194,9 +194,9 @@ async def prepared(state: State, opening: Opening, seed: int | None, location: s
         _log.warning("%s goes on with its own seed %d, not %d", location, header.seed, seed)
     wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
     await aside(state.remember_candidates, *wanted)
-    thinks = getattr(opening.sampler, "thinks", None)
-    if thinks is not None and state.told:
-        await aside(thinks, state)  # whoever learns from results looks at all there are, off the loop
+    learn = getattr(opening.sampler, "learn", None)
+    if learn is not None and state.told:
+        await aside(learn, state)  # whoever learns from results looks at all there are, off the loop
     if opening.pruner is not None:
         opening.pruner.direction = opening.direction
         await aside(restore_pruner, opening.pruner, state)

@@ -34,7 +34,7 @@ class Session:
         self._out: dict[int, RunningTrial] = {}
         self._told: set[int] = set()
         self._thinking = asyncio.Lock()
-        """Held while a candidate is made off the loop: the state stays as it is meanwhile."""
+        """Held by whoever asks, since a candidate may take a while."""
 
     async def __aenter__(self) -> Self:
         self._ledger = await self._search._begin(self._opening)
@@ -88,16 +88,22 @@ class Session:
                     continue
                 self._out[trial.id] = trial
                 return trial
-            async with self._thinking:
-                ledger.tell(trial, known)
+            await self._quiet(ledger)
+            ledger.tell(trial, known)
             await self._commit(ledger)
         return None
 
     async def _next(self, ledger: Ledger) -> tuple[RunningTrial, Outcome | None] | None:
         async with self._thinking:
-            if ledger.redo or not ledger.may_ask() or not ledger.thinks():
-                return ledger.ask()
-            return ledger.offer(await ledger.choose_aside())
+            await ledger.thought()
+            while (new := ledger.ask()) is None and ledger.thinking:
+                await ledger.thought()
+            return new
+
+    async def _quiet(self, ledger: Ledger) -> None:
+        """Returns when something may be told."""
+        while ledger.still:
+            await ledger.thought()
 
     async def tell(
         self,
@@ -113,16 +119,16 @@ class Session:
         trial that this session did not give out, `ObjectiveError` for a value that is not a number and a cost that is
         none of 0 or more; `StorageError` when it cannot be made durable, also when it is told again.
         """
-        async with self._thinking:
-            ledger = self._open()
-            if trial.id not in self._told:
-                if self._out.get(trial.id) is not trial:
-                    raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
-                outcome = _outcome(value, state)
-                trial.cost += to_cost(cost, "tell(cost=…)")
-                del self._out[trial.id]
-                self._told.add(trial.id)
-                ledger.tell(trial, outcome)
+        await self._quiet(self._open())
+        ledger = self._open()
+        if trial.id not in self._told:
+            if self._out.get(trial.id) is not trial:
+                raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
+            outcome = _outcome(value, state)
+            trial.cost += to_cost(cost, "tell(cost=…)")
+            del self._out[trial.id]
+            self._told.add(trial.id)
+            ledger.tell(trial, outcome)
         await self._commit(ledger)
 
     async def _commit(self, ledger: Ledger) -> None:

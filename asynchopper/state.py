@@ -67,6 +67,7 @@ class Mark(NamedTuple):
     elapsed: float
     cost: float
     initial_asked: bool
+    asked_at: int
     sign: float
     header: Header | None
     run: Run | None
@@ -102,6 +103,8 @@ class State:
         self.elapsed = 0.0
         self.cost = 0.0
         self.initial_asked = False
+        self.asked_at = 0
+        """How many trials had finished when the last new one was asked."""
         self.pruner: PrunerSaw | None = None
         self.pruner_row = 0
         self.rewound = 0
@@ -144,6 +147,7 @@ class State:
         before = None
         if id >= self.next_id:
             self.next_id = id + 1
+            self.asked_at = len(self.table.ids)
         else:
             before = self.pending.get(id)
             if before is None:
@@ -228,7 +232,10 @@ class State:
         self.skipped.difference_update(late)
         if gaps:
             self.skipped.update(np.setdiff1d(np.arange(self.next_id, next_id), new, assume_unique=True).tolist())
-        self.asked_all(next_id - 1, "initial" in {names[place] for place in set(rows.origins.tolist())})
+        last = (
+            at + int(rows.ids.argmax()) if len(new) else self.asked_at
+        )  # as if they had been asked in the order of their ids
+        self.asked_all(next_id - 1, "initial" in {names[place] for place in set(rows.origins.tolist())}, last)
         self.told_all(rows._replace(origins=numbers[rows.origins]))
         for row, note in other.notes.other(start, end).items():
             self.table.notes[at + row - start] = note
@@ -243,9 +250,10 @@ class State:
                 if self._undo is not None:
                     self._undo.append((None, None, key))
 
-    def asked_all(self, last: int, initial: bool) -> None:
-        """Counts trials that somebody else keeps while they are out: the last one's id, and whether one was the first guess."""
-        self.next_id = max(self.next_id, last + 1)
+    def asked_all(self, last: int, initial: bool, told: int) -> None:
+        """Counts trials that somebody else keeps while they are out: the last one's id, whether one was the first guess, and
+        how many had finished when the last one was asked."""
+        self.next_id, self.asked_at = max(self.next_id, last + 1), told
         self.initial_asked = self.initial_asked or initial
 
     def told_all(self, rows: Rows) -> None:
@@ -280,23 +288,9 @@ class State:
     def rollback(self, mark: Mark) -> None:
         undo = self._undo
         assert undo is not None, "keep_undo(True) comes before mark()"
-        (
-            rows,
-            steps,
-            self.best_row,
-            self.next_id,
-            self.skipped,
-            self.elapsed,
-            self.cost,
-            self.initial_asked,
-            self.sign,
-            self.header,
-            self.run,
-            self.reason,
-            self.described,
-            self.pruner,
-            self.pruner_row,
-        ) = mark
+        rows, steps = mark.rows, mark.undo
+        for name in Mark._fields[2:]:
+            setattr(self, name, getattr(mark, name))
         if rows < len(self.table.ids):
             self.rewound += 1
             self.table.truncate(rows)

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from asynchopper.budget import Budget
 from asynchopper.errors import StorageError
-from asynchopper.ledger import Ledger
+from asynchopper.journal import _beyond_reach
+from asynchopper.ledger import Ledger, Thought
 from asynchopper.objective import RunningTrial
 from asynchopper.pruners import Pruner
 from asynchopper.records import encode
 from asynchopper.samplers import Proposer
+from asynchopper.samplers.base import View
 from asynchopper.samplers.proposer import Next
 from asynchopper.shared import SharedJournal
 from asynchopper.state import FINISHED, Ended
@@ -40,7 +42,6 @@ class SharedLedger(Ledger):
         self._chosen: dict[RunningTrial, Next] = {}
         self._lease_ends = math.inf
         self._timers: list[asyncio.TimerHandle] = []
-        self._wake: Callable[[], None] | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heard_at = -math.inf
         self._watching: asyncio.Task[None] | None = None
@@ -65,7 +66,7 @@ class SharedLedger(Ledger):
     def offer(self, chosen: Next | None) -> tuple[RunningTrial, Outcome | None] | None:
         if chosen is not None:
             return self.take(chosen)
-        if self.dry is not None or self._asked_old:
+        if self.dry is not None or self._asked_old or self.thinking:
             return None
         self._asked_old = True  # one a turn: when it is refused, so would be the next
         return self._old(), None
@@ -103,7 +104,24 @@ class SharedLedger(Ledger):
             elif why != "known":
                 self._resting = not self._stale
                 self._keep(chosen)
-        return granted
+        return super().granted(granted)
+
+    def _begin_thinking(self, view: View) -> asyncio.Future[Next | None]:
+        return _beyond_reach(self._think_still())
+
+    async def _think_still(self) -> Next | None:
+        """What others say is heard before, or after."""
+        async with self.journal.still:
+            elapsed = self.elapsed()
+            view = self.proposer.view(self.state, elapsed, self.budget.progress(self.state, elapsed))
+            return await super()._begin_thinking(view)
+
+    def _fits(self, thought: Thought, chosen: Next | None) -> bool:
+        """Others ask meanwhile, so the trial's number is no matter, but it may be their candidate by now."""
+        seen = self.state.seen
+        if chosen is None:
+            return super()._fits(thought, chosen)
+        return seen is None or chosen.key is None or chosen.answered is not None or chosen.key not in seen
 
     def _keep(self, chosen: Next | None) -> None:
         """A guess that was not tried is tried later."""
@@ -124,6 +142,7 @@ class SharedLedger(Ledger):
     def watch(self, wake: Callable[[], None]) -> None:
         """Has `wake` called when others have said something, or when a lease has ended."""
         loop = asyncio.get_running_loop()
+        self._wake = wake
         if self._resting and self._lease_ends < math.inf:
             left = max(self._lease_ends - time.monotonic(), 0.0)
             self._timers.append(loop.call_later(left, self._awake, wake))
@@ -132,7 +151,6 @@ class SharedLedger(Ledger):
         if self._resting:
             self._timers.append(loop.call_later(0.0, self._follow, wake))
             return
-        self._wake = wake
         if self._patience is None:
             self._patience = loop.call_later(_FOLLOW_S, self._lose_patience)
 
@@ -175,6 +193,7 @@ class SharedLedger(Ledger):
 
     async def end(self, reason: str) -> None:
         self.unwatch()
+        await self._stop_thinking()
         if self._patience is not None:
             self._patience.cancel()
         if self._watching is not None:

@@ -121,7 +121,7 @@ def test_seeds_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
     seeds, together = Seeds(memory.latent, Tuning().pull if memory.latent.d else 0.0), []
     for number in range(many):
         search.state.next_id = number
-        keyed = seeds.next(View(search.state, 0.0, True, 1.0, stream=stream))
+        keyed = seeds.next(search.state, stream)
         assert keyed is not None
         together.append(keyed[1].values)
     for a, b in zip(zip(*alone, strict=True), zip(*together, strict=True), strict=True):

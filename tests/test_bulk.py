@@ -148,7 +148,9 @@ def everything(state: State) -> dict[str, Any]:
         "foreign": t.foreign,
         "origins": t.origin_names,
         "out": [repr(p) for p in state.pending.values()],
-        "numbers": repr((state.told, state.next_id, state.best_row, state.elapsed, state.cost, state.initial_asked)),
+        "numbers": repr(
+            (state.told, state.next_id, state.best_row, state.elapsed, state.cost, state.initial_asked, state.asked_at)
+        ),
         "said": (state.header, state.run, state.reason, state.described, state.pruner, state.pruner_row),
         "strays": state.space._strays,
     }

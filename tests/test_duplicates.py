@@ -114,8 +114,8 @@ async def test_reuse_in_a_session_hands_out_only_what_is_new() -> None:
 class Thinking(ah.RandomSampler):
     """Chosen off the loop."""
 
-    def thinks(self, state: Any) -> bool:
-        return True
+    def prompt(self, view: Any, rng: Any) -> None:
+        return None
 
 
 @pytest.mark.parametrize("sampler", [None, ah.RandomSampler(), Thinking()], ids=["default", "random", "thinking"])

@@ -639,12 +639,12 @@ class Slow(ah.RandomSampler):
         self.thinks_after, self.turns = thinks_after, 0
         self.asked_at: list[tuple[bool, int]] = []
 
-    def thinks(self, state: Any) -> bool:
-        return bool(state.told >= self.thinks_after)
+    def prompt(self, view: Any, rng: Any) -> Any:
+        return None if view.state.told >= self.thinks_after else self.propose(view, rng)
 
     def propose(self, view: Any, rng: Any) -> Any:
         here = threading.current_thread() is threading.main_thread()
-        assert not (here and self.thinks(view.state)), "what takes milliseconds is chosen off the loop"
+        assert not (here and view.state.told >= self.thinks_after), "what takes milliseconds is chosen off the loop"
         self.asked_at.append((here, self.turns))
         time.sleep(0.002)
         return super().propose(view, rng)

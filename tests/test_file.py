@@ -314,7 +314,7 @@ async def test_a_log_that_is_moved_away_while_it_is_written_ends_the_run(tmp_pat
 
     search = ah.Search(x=ah.float(0, 1), seed=1)
     with pytest.raises(ah.StorageError, match="removed or replaced"):
-        await search.run(moving, steps=10, checkpoint_path=path, callbacks=lambda t: told.append(t.id), quiet=True)
+        await search.run(moving, steps=5000, checkpoint_path=path, callbacks=lambda t: told.append(t.id), quiet=True)
     assert len(search.history) == len(told)
     await search.save(tmp_path / "elsewhere.ckpt")
     for name in ("moved.ckpt", "elsewhere.ckpt"):

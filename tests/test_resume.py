@@ -781,9 +781,8 @@ async def test_a_long_history_is_looked_at_off_the_loop(tmp_path: Path) -> None:
     where: list[tuple[str, int, int]] = []
 
     class Learner(RandomSampler):
-        def thinks(self, state: State) -> bool:
+        def learn(self, state: State) -> None:
             where.append(("sampler", state.told, threading.get_ident()))
-            return False
 
     class Looker(TopKPruner):
         def observe(self, trial: ah.Trial) -> None:

@@ -14,8 +14,10 @@ import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
+from asynchopper.samplers.base import View
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.model import Lengths, Surrogate, squash
+from asynchopper.samplers.proposer import Next
 from asynchopper.samplers.quadratic import lowest, quadratic
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SHRINKING, SPARSE, Tuning
 from asynchopper.space import Space
@@ -51,7 +53,7 @@ class Driven:
         self, tree: dict[str, Any], steps: int, seed: int = 3, seconds: float = 1.0, sampler: Any = None
     ) -> None:
         self.facts: list[Any] = []
-        self.state, self.seconds = State(Space(tree)), seconds
+        self.tree, self.state, self.seconds = tree, State(Space(tree)), seconds
         self.budget = Budget.of(None, steps, False)
         self.say(Header("s", "minimize", seed, {}))
         self.say(Run(self.budget.describe(), 0, 0.0, 0.0, None, "", "", 0))
@@ -65,6 +67,9 @@ class Driven:
     def ask(self) -> tuple[int, dict[str, Any]]:
         chosen = self.proposer.next(self.state, 0.0, self.budget.progress(self.state, 0.0))
         assert chosen is not None
+        return self.take(chosen)
+
+    def take(self, chosen: Next) -> tuple[int, dict[str, Any]]:
         p, id = chosen.proposal, self.state.next_id
         self.say(Asked(id, 1, p.values, p.origin, p.note, None, chosen.key))
         return id, self.state.space.build(p.values)
@@ -155,22 +160,60 @@ def test_options_are_learnt() -> None:
     assert max(ours) <= 1 < min(drawn)
 
 
+def read_back(search: Driven) -> Driven:
+    """The same search, from what its log says, in another process."""
+    assert search.budget.steps is not None
+    again = Driven(search.tree, search.budget.steps, seconds=search.seconds)
+    for fact in search.facts[2:]:
+        back = decode(encode(fact, again.state.space), again.state.space)
+        assert back is not None
+        again.say(back)
+    return again
+
+
+@pytest.mark.parametrize("tree", [NUMBERS, MIXED, NESTED], ids=["numbers", "mixed", "nested"])
+def test_a_candidate_that_is_made_ahead_is_the_one_that_would_be_made_when_it_is_wanted(tree: dict[str, Any]) -> None:
+    def value(params: dict[str, Any]) -> float:
+        return math.sin(len(repr(params)))
+
+    whole, out, ahead = Driven(tree, 200), deque[Any](), 0
+    for n in range(90):
+        progress = whole.budget.progress(whole.state, 0.0)
+        view = whole.proposer.expects(whole.state, 0.0, progress) if n else None
+        if view is not None:
+            assert len(view.running) == len(out) >= 8
+        while len(out) >= 12 or (out and n % 7 == 0 and len(out) > 9):  # one result or some, before it is wanted
+            id, params = out.popleft()
+            whole.tell(id, value(params))
+        if view is not None:
+            made, later = whole.proposer.think(view), read_back(whole)
+            assert repr(made) == repr(later.proposer.next(later.state, 0.0, progress))
+            ahead += 1
+            assert made is not None
+            out.append(whole.take(made))
+        else:
+            out.append(whole.ask())
+    assert ahead > 30
+
+
 @pytest.mark.parametrize("tree", [NUMBERS, MIXED, NESTED, ARRAY], ids=["numbers", "mixed", "nested", "array"])
 @pytest.mark.parametrize("seconds", [1.0, 0.0], ids=["model", "cheap"])
-def test_a_search_that_was_read_back_from_its_log_goes_on_alike(tree: dict[str, Any], seconds: float) -> None:
+@pytest.mark.parametrize("slots", [4, 12])
+def test_a_search_that_was_read_back_from_its_log_goes_on_alike(
+    tree: dict[str, Any], seconds: float, slots: int
+) -> None:
     steps = 1000
 
     def value(params: dict[str, Any]) -> float:
         return math.sin(len(repr(params))) + float(np.sum(params.get("w", 0.0)))
 
     whole = Driven(tree, steps, seconds=seconds)
-    whole.run(value, 90, 4)
-    waiting = [whole.ask() for _ in range(3)]
-    again = Driven(tree, steps, seconds=seconds)
-    for fact in whole.facts[2:]:
-        back = decode(encode(fact, again.state.space), again.state.space)
-        assert back is not None
-        again.say(back)
+    whole.run(value, 90, slots)
+    waiting = [whole.ask() for _ in range(slots)]
+    for _ in range(3):
+        id, params = waiting.pop(0)
+        whole.tell(id, value(params))
+    again = read_back(whole)
     assert sorted(again.state.pending) == [id for id, _ in waiting]
     for n in range(12):
         (a, one), (b, two) = whole.ask(), again.ask()
@@ -249,13 +292,13 @@ def test_a_model_is_used_where_evaluations_are_slow_or_few() -> None:
         search.run(sphere, 20)
         for _ in range(slots):
             search.ask()
-        return search.proposer.thinks(search.state)
+        return isinstance(search.proposer.prompt(search.state, 0.0, 0.0), View)
 
     assert thinks(5000, 1.0)
     assert thinks(100, 0.0)
     assert not thinks(5000, 1e-3)
     assert not thinks(5000, 0.2, slots=200), "a model cannot keep up with 1,000 evaluations a second"
-    assert not Driven(NUMBERS, 100).proposer.thinks(State(Space(NUMBERS)))
+    assert not isinstance(Driven(NUMBERS, 100).proposer.prompt(State(Space(NUMBERS)), 0.0, 0.0), View)
 
 
 async def test_the_loop_goes_on_while_a_model_thinks() -> None:
@@ -478,7 +521,7 @@ def test_what_came_from_an_earlier_best_does_not_say_that_the_present_one_leads_
         id = search.state.next_id
         search.say(Asked(id, 1, (id / 10, 0.0), "local", note, None, id))
         search.tell(id, value)
-        return search.sampler._recall(search.state).idle
+        return search.sampler._recall(search.state, search.state.told).idle
 
     done(5.0, None), done(1.0, None)
     assert [done(3.0, [DENSE, 0.1, 0]) for _ in range(3)] == [0, 0, 0]
@@ -490,7 +533,7 @@ def test_what_came_from_an_earlier_best_does_not_say_that_the_present_one_leads_
 def test_what_was_out_when_another_descent_began_does_not_lead_it_back() -> None:
     search = Driven(PLANE, 250)
     search.run(lambda p: (p["x"] - 1) ** 2 + (p["y"] - 1) ** 2, 250, 16)
-    memory = search.sampler._recall(search.state)
+    memory = search.sampler._recall(search.state, search.state.told)
     assert memory.since > 0
     for elite in memory.elites:
         note = search.state.table.notes.get(elite.row)
@@ -506,7 +549,7 @@ def test_a_search_that_began_another_descent_goes_on_alike_after_it_was_read_bac
         back = decode(encode(fact, again.state.space), again.state.space)
         assert back is not None
         again.say(back)
-    assert whole.sampler._recall(whole.state).since > 0
+    assert whole.sampler._recall(whole.state, whole.state.told).since > 0
     for _ in range(30):
         (a, one), (b, two) = whole.ask(), again.ask()
         assert a == b and repr(one) == repr(two)

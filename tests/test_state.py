@@ -107,6 +107,7 @@ def everything(state: State) -> dict[str, Any]:
             state.elapsed,
             state.cost,
             state.initial_asked,
+            state.asked_at,
             state.sign,
         ),
         "said": (state.header, state.run, state.reason, state.described, state.pruner, state.pruner_row),

@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from asynchopper.space import Generator, Space
 from asynchopper.state import State
-from asynchopper.trial import Proposal
+from asynchopper.trial import Proposal, Values
+
+LARGE = 20_000  # numbers a candidate; from here on it takes milliseconds, whatever makes it
+_AMONG = 8  # where so many are out, a result of news is worth less than a slot's wait
+
+
+Source: TypeAlias = Literal["space", "moves", "model"]
+
+
+Stream: TypeAlias = "Callable[[int], Generator]"
+"""Random streams by number, apart from those of trials, for what a sampler makes for many trials at once."""
+
+
+class Then(NamedTuple):
+    """What may be known for a trial."""
+
+    number: int
+    """The trial's."""
+    latest: int
+    """How many finished trials a candidate knows that takes next to no time: all there are."""
+    known: int
+    """How many a candidate knows that takes milliseconds: where several are out, those that had finished when the trial
+    before it was asked. So it can be made ahead, and is the same if it is made later."""
+    out: int
+    """How many trials were out when so many had finished."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether so few are out that a candidate waits for the newest result."""
+        return self.out < _AMONG
+
+
+def then_of(state: State) -> Then:
+    """What may be known for the next trial."""
+    told, at = len(state.table.ids), state.asked_at
+    out = len(state.pending) + told - at
+    if out < _AMONG:
+        return Then(state.next_id, told, told, len(state.pending))
+    return Then(state.next_id, at if state.space.size >= LARGE else told, at, out)
 
 
 @dataclass(slots=True)
@@ -21,12 +60,30 @@ class View:
     temperature: float
     seeding_fixed: bool = False
     """Whether the user said how long to seed; otherwise the sampler may stop earlier."""
-    stream: Callable[[int], Generator] | None = None
-    """Random streams by number, apart from those of trials, for what a sampler makes for many trials at once."""
+    source: Source | None = field(init=False, default=None)
+    """What the candidate comes from, once the sampler has decided it."""
+    _then: Then | None = field(init=False, default=None)
+    _running: list[tuple[int, Values]] | None = field(init=False, default=None)
 
     @property
     def space(self) -> Space:
         return self.state.space
+
+    @property
+    def then(self) -> Then:
+        """What may be known for this trial, as it was when somebody first asked."""
+        if self._then is None:
+            self._then = then_of(self.state)
+        return self._then
+
+    @property
+    def running(self) -> list[tuple[int, Values]]:
+        """The trials that were out then, by id, and their candidates, as it was when somebody first asked."""
+        if self._running is None:
+            state, table = self.state, self.state.table
+            told = [(table.ids[row], table.row(row)) for row in range(self.then.known, len(table.ids))]
+            self._running = sorted([*((p.id, p.values) for p in state.pending.values()), *told], key=itemgetter(0))
+        return self._running
 
 
 @runtime_checkable
@@ -35,6 +92,13 @@ class Sampler(Protocol):
 
     `propose` is pure: it reads the view, draws only from `rng`, and keeps nothing, so that the same history and the same
     generator give the same candidate after any number of restarts.
+
+    A sampler whose candidates may take milliseconds has a method more, `prompt(view, rng)`: the candidate where it takes
+    next to no time, and otherwise `None`; then `propose` is called in a thread, with the same view, and the search stands
+    still until it returns. With `beside = True` and `expects(view, rng)`, which says whether `prompt` will give none, the
+    search goes on meanwhile, and candidates are made ahead. Such a sampler looks only at the first `view.then.known` trials
+    and at `view.running`, since all else changes beside it. One that learns from results may have `learn(state)`, which is
+    called once, in a thread, before a run begins on a history.
     """
 
     def propose(self, view: View, rng: Generator) -> Proposal: ...

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asynchopper.samplers.base import View
+from asynchopper.samplers.base import Stream
 from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Latent, Vector, array_at, array_unit
 from asynchopper.samplers.memory import Elite, Memory
@@ -66,15 +66,13 @@ class Seeds:
         self._number = -1
         self._block: list[Values] = []
 
-    def next(self, view: View) -> Keyed | None:
+    def next(self, state: State, stream: Stream) -> Keyed | None:
         """The seed of the next trial, and its key; `None` where it has been asked before."""
-        state = view.state
         size = _FIRST if state.next_id < _FIRST else _SEEDS
         number, place = divmod(state.next_id, size)
         number += size  # no two blocks have the same
         if number != self._number:
-            assert view.stream is not None
-            self._block = self._make(size, view.stream(number + _APART))
+            self._block = self._make(size, stream(number + _APART))
             self._number = number
         new = self._block[place]
         key = state.space.key(new)
@@ -119,15 +117,14 @@ class Blocks:
         self._size = self._far = 0
         self._block = Block([], [], [], [], [])
 
-    def next(self, view: View) -> Keyed | None:
+    def next(self, state: State, temperature: float, stream: Stream) -> Keyed | None:
         """The candidate for the next trial, and its key; `None` where all that are left have been asked before."""
-        state, memory = view.state, self.memory
+        memory = self.memory
         rows = memory.rows
-        warmth = round(5.0 * view.temperature)  # in steps, so that the block lasts
+        warmth = round(5.0 * temperature)  # in steps, so that the block lasts
         if rows != self._rows or warmth != self._warmth:
-            assert view.stream is not None
             self._size = memory.until - rows
-            self._block = self._make(self._size + self._size // _SPARE, warmth / 5, view.stream(rows))
+            self._block = self._make(self._size + self._size // _SPARE, warmth / 5, stream(rows))
             self._far = memory.elites[min(len(memory.elites) - 1, memory.tuning.cma_parent)].row
             self._rows, self._warmth = rows, warmth
         order, size = self._block.order, self._size

@@ -100,30 +100,32 @@ class Memory:
         self.distribution: Distribution | Diagonal | None = None
         self.recent: deque[int] = deque(maxlen=self.tuning.latest)
         """The rows of the last trials that completed."""
+        self._made: dict[int, Elite] = {}
         self.checkpoint = 0
         """How many had completed when the model's lengths were last to be fitted; `sampled` says on what."""
         self.sampled: list[Elite] = []
         self.idle, self.level = 0, False
         """Trials that came from the best since the last gain and led nowhere; whether the ground around it was level."""
 
-    def seeding(self, state: State) -> bool:
-        """Whether the next candidate comes from the whole space."""
+    def seeding(self, state: State, out: int) -> bool:
+        """Whether the next candidate comes from the whole space, where so many are out."""
         if self.rows - self.since >= self.first:
             return False
         wanted, steps = self.first, self._budget(state)
         if steps is not None:
             wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
-        return self.rows - self.since + len(state.pending) < wanted
+        return self.rows - self.since + out < wanted
 
-    def patient(self, state: State) -> bool:
-        """Whether evaluations are slow enough, or few enough, for a model's milliseconds to be nothing beside them."""
+    def patient(self, state: State, out: int) -> bool:
+        """Whether evaluations, so many at a time, are slow enough, or few enough, for a model's milliseconds to be nothing
+        beside them."""
         if self.swift:
             return False
         t, steps = self.tuning, self._budget(state)
         if steps is not None and steps <= t.few_steps:
             return True
         mean = self.spent / max(1, self.rows)
-        return mean >= t.slow and mean >= t.slow_each * (1 + len(state.pending))
+        return mean >= t.slow and mean >= t.slow_each * (1 + out)
 
     @staticmethod
     def _budget(state: State) -> int | None:
@@ -131,9 +133,10 @@ class Memory:
         steps = state.run.budget.get("steps") if state.run is not None else None
         return steps if isinstance(steps, int) else None
 
-    def catch_up(self, state: State) -> None:
-        """Folds the rows that are new: all of them, or where they come swiftly, whole granules and new bests only."""
-        end, elapsed, t = len(state.table), state.table.elapsed, self.tuning
+    def catch_up(self, state: State, end: int) -> None:
+        """Folds the rows that are new before `end`: all of them, or where they come swiftly, whole granules and new bests
+        only."""
+        elapsed, t = state.table.elapsed, self.tuning
         while self.rows < end:
             stop = self.until
             if self.swift:
@@ -291,13 +294,15 @@ class Memory:
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""
-        return self._some(state, self.tuning.best, self.tuning.latest)
+        known = self._some(state, self.tuning.best, self.tuning.latest)
+        self._made = {e.row: e for e in known[-self.tuning.latest :]}  # so that their coordinates are found once
+        return known
 
     def _some(self, state: State, best: int, latest: int) -> list[Elite]:
         chosen = self.elites[:best]
         have = {e.row for e in chosen}
-        rows = list(self.recent)[-latest:]
-        return chosen + [self._elite(state, self._loss(state, row), row) for row in rows if row not in have]
+        rows = [row for row in list(self.recent)[-latest:] if row not in have]
+        return chosen + [self._made.get(row) or self._elite(state, self._loss(state, row), row) for row in rows]
 
     def _begin(self) -> None:
         """The seeds are in: the distribution starts from them."""

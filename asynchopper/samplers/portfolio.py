@@ -8,7 +8,7 @@ from weakref import ref
 
 import numpy as np
 
-from asynchopper.samplers.base import View
+from asynchopper.samplers.base import Source, Stream, View, then_of
 from asynchopper.samplers.block import Blocks, Keyed, Seeds
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
@@ -22,6 +22,9 @@ from asynchopper.trial import Proposal, Values
 class PortfolioSampler:
     """Draws a few candidates from the whole space, then moves good ones."""
 
+    beside = True
+    """The search may go on while it thinks: it looks at no more than what its view says is known."""
+
     def __init__(self, tuning: Tuning | None = None) -> None:
         self._tuning = tuning or Tuning()
         self._state: ref[State] | None = None
@@ -32,23 +35,51 @@ class PortfolioSampler:
         self._seeds: Seeds | None = None
 
     def propose(self, view: View, rng: Generator) -> Proposal:
-        state = view.state
-        memory = self._recall(state)
-        if self._seeding(memory, view):
+        prompt = self.prompt(view, rng)
+        if prompt is not None:
+            return prompt
+        memory = self._recall(view.state, view.then.known)
+        found = self._downhill(memory, view) if rng.random() < memory.quadratic else None
+        return self._screened(memory, view, rng) if found is None else found
+
+    def prompt(self, view: View, rng: Generator) -> Proposal | None:
+        """The candidate, where it takes next to no time; `None` where a model has to be asked."""
+        then, state = view.then, view.state
+        memory = self._recall(state, then.known)
+        if view.source is None:  # a redraw does not decide again, since more may have been learnt
+            view.source = self._source(memory, view, then.out)
+        if view.source == "model" and rng.random() >= self._tuning.unscreened(then.out):
+            return None
+        if then.known < then.latest and view.source != "space":
+            memory = self._recall(state, then.latest)
+        if view.source == "space" or not memory.elites:  # what is new may have ended a descent
             return Proposal(self._seed(memory, rng), "seeding")
-        if self._thinks(memory, state) and rng.random() >= self._tuning.unscreened(len(state.pending)):
-            if rng.random() < memory.quadratic:
-                found = self._downhill(memory, view)
-                if found is not None:
-                    return found
-            return self._screened(memory, view, rng)
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
-    def _seeding(self, memory: Memory, view: View) -> bool:
+    def expects(self, view: View, rng: Generator) -> bool:
+        """Whether a model will have to be asked."""
+        then = view.then
+        memory = self._recall(view.state, then.known)
+        if memory.swift or self._source(memory, view, then.out) != "model":
+            return False
+        return rng.random() >= self._tuning.unscreened(then.out)
+
+    def _source(self, memory: Memory, view: View, out: int) -> Source:
+        """What the next candidate comes from, where so many are out."""
+        if self._seeding(memory, view.state, view.seeding, view.seeding_fixed, out):
+            return "space"
+        t = self._tuning
+        if not t.model or memory.completed < 4 or not memory.patient(view.state, out):
+            return "moves"
+        if self._screen is None or self._screen.memory is not memory:
+            self._screen = Screen(memory, t)
+        return "model" if self._screen.ready else "moves"
+
+    def _seeding(self, memory: Memory, state: State, seeding: bool, fixed: bool, out: int) -> bool:
         """Whether the next candidate comes from the whole space."""
-        if not memory.elites or (view.seeding and view.seeding_fixed):
+        if not memory.elites or (seeding and fixed):
             return True
-        return (view.seeding or bool(memory.since)) and memory.seeding(view.state)
+        return (seeding or bool(memory.since)) and memory.seeding(state, out)
 
     def _seed(self, memory: Memory, rng: Generator) -> Values:
         """A draw from the whole space, its numbers moved a part of the way to the first guess."""
@@ -68,32 +99,41 @@ class PortfolioSampler:
                 values[i] = at(start + part * (unit(value) - start))
         return tuple(values)
 
-    def ahead(self, view: View) -> Keyed | None:
+    def together(self, state: State, seeding: bool, fixed: bool, temperature: float, stream: Stream) -> Keyed | None:
         """A candidate of those that were made together, and its key, where there are such; it needs no draws of its own."""
-        memory = self._recall(view.state)
+        memory = self._recall(state, state.asked_at)
         latent = memory.latent
         if not latent.simple:
             return None
-        if self._seeding(memory, view):
-            if memory.since:  # a later descent's, which are not moved to the first guess
+        if memory.swift:
+            memory = self._recall(state, len(state.table.ids))
+            if not memory.swift:
                 return None
-            if self._seeds is None or self._seeds.latent is not latent:
-                self._seeds = Seeds(latent, self._tuning.pull if 0 < latent.d <= self._tuning.wide else 0.0)
-            return self._seeds.next(view)
-        if not memory.swift:
+            if self._blocks is None or self._blocks.memory is not memory:
+                self._blocks = Blocks(memory)
+            return self._blocks.next(state, temperature, stream)
+        if memory.rows - memory.since >= memory.first and memory.elites and not fixed:
             return None
-        if self._blocks is None or self._blocks.memory is not memory:
-            self._blocks = Blocks(memory)
-        return self._blocks.next(view)
+        then = then_of(state)
+        if memory.since or not self._seeding(self._recall(state, then.known), state, seeding, fixed, then.out):
+            return None  # seeds of a later descent are not moved to the first guess
+        if self._seeds is None or self._seeds.latent is not latent:
+            self._seeds = Seeds(latent, self._tuning.pull if 0 < latent.d <= self._tuning.wide else 0.0)
+        return self._seeds.next(state, stream)
 
-    def _recall(self, state: State) -> Memory:
-        """The memory of this state; kept between calls, and folded anew for another state or one that was rolled back."""
+    def learn(self, state: State) -> None:
+        """Takes in what may be known before a candidate is wanted."""
+        self._recall(state, state.asked_at)
+
+    def _recall(self, state: State, rows: int) -> Memory:
+        """The memory of so many trials of this state, or of those that it has taken in; kept between calls, and folded anew
+        for another state or one that was rolled back."""
         memory = self._memory
         if memory is None or self._state is None or self._state() is not state or self._rewound != state.rewound:
             memory = self._memory = Memory(state, self._tuning)
             self._state, self._rewound = ref(state), state.rewound
-        if len(state.table.ids) >= memory.due or state.best_row >= memory.rows:
-            memory.catch_up(state)
+        if rows >= memory.due or memory.rows <= state.best_row < rows:
+            memory.catch_up(state, rows)
         return memory
 
     def _pick(self, memory: Memory, u: float) -> int:
@@ -109,18 +149,6 @@ class PortfolioSampler:
             return elites[0]
         few = min(len(elites), max(2, min(10, memory.completed // 8)))
         return elites[int((u - best) / (1.0 - best) * few)]
-
-    def thinks(self, state: State) -> bool:
-        """Whether the next proposal may take milliseconds, so that it is better made off the event loop."""
-        memory = self._recall(state)
-        return not memory.swift and self._thinks(memory, state)
-
-    def _thinks(self, memory: Memory, state: State) -> bool:
-        if not self._tuning.model or memory.completed < 4 or not memory.patient(state):
-            return False
-        if self._screen is None or self._screen.memory is not memory:
-            self._screen = Screen(memory, self._tuning)
-        return self._screen.ready
 
     def _screened(self, memory: Memory, view: View, rng: Generator) -> Proposal:
         """The candidate that the model likes best among those that were never asked."""
@@ -152,7 +180,7 @@ class PortfolioSampler:
             known = view.space.key(new) in seen
         else:
             fresh = memory.latent.vector(new)
-            others = [best.vector, *(memory.latent.vector(p.values) for p in view.state.pending.values())]
+            others = [best.vector, *(memory.latent.vector(values) for _, values in view.running)]
             known = any(bool((other == fresh).all()) for other in others)
         if known:
             return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from asynchopper.budget import Schedule
-from asynchopper.samplers.base import Sampler, View
+from asynchopper.samplers.base import LARGE, Sampler, View
 from asynchopper.space import Generator, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -20,8 +20,12 @@ Duplicates: TypeAlias = Literal["reject", "reuse", "allow"]
 _SAMPLER_TRIES = 16  # redraws from the sampler before drawing from the whole space
 _SPACE_TRIES = 64  # redraws from the whole space before counting through it, or giving up where that is impossible
 _UNKNOWN_TRIES = 1000  # the same, for spaces whose size is unknown
+_LATELY = 20  # candidates
 _BATCHES = 2**63  # what separates the lanes of batches from those of trials
 _COUNTABLE = 2**40  # larger finite spaces are never used up in practice
+
+
+_Propose: TypeAlias = "Callable[[View, Generator], Proposal | None]"
 
 
 class Streams:
@@ -70,45 +74,90 @@ class Proposer:
         self._guesses = guesses
         self.guesses_used = 0
         self._seed, self._streams = seed, Streams(seed)
-        self._thinks = getattr(sampler, "thinks", None)
-        self._ahead = getattr(sampler, "ahead", None)
+        self._prompt: _Propose = getattr(sampler, "prompt", sampler.propose)
+        self._expects: Callable[[View, Generator], bool] = getattr(sampler, "expects", _never)
+        self._make_together = getattr(sampler, "together", None)
+        self.beside = bool(getattr(sampler, "beside", False))
+        """Whether the search may go on while the sampler thinks."""
+        self._quick = _LATELY  # candidates that took no time, since the last that did
         self._together: Streams | None = None
         self._fixed = schedule.fixed
         self._counted = 0  # every point of the counting order before this one has been asked
 
-    def thinks(self, state: State) -> bool:
-        """Whether the next candidate may take milliseconds."""
-        return self._thinks is not None and bool(self._thinks(state))
+    def view(self, state: State, elapsed: float, progress: float) -> View:
+        """What a sampler is given. `progress` is the budget's, from 0 to 1."""
+        seeding = self._schedule.seeding(state, progress, elapsed)
+        return View(state, progress, seeding, self._schedule.temperature(progress), self._fixed)
 
     def next(self, state: State, elapsed: float, progress: float) -> Next | None:
-        """The next candidate, or `None` when the space is used up. `progress` is the budget's, from 0 to 1."""
+        """The next candidate, or `None` when the space is used up, however long it takes."""
+        found = self.prompt(state, elapsed, progress)
+        return self.think(found) if isinstance(found, View) else found
+
+    def prompt(self, state: State, elapsed: float, progress: float) -> Next | View | None:
+        """The next candidate, or `None` when the space is used up. Where it would take milliseconds, what to `think` about."""
         if self.guesses_used < len(self._guesses) or not state.initial_asked:
             first = self._first(state)
             if first is not None:
                 return first
         schedule, seen = self._schedule, state.seen
-        view = View(
-            state,
-            progress,
-            schedule.seeding(state, progress, elapsed),
-            schedule.temperature(progress),
-            self._fixed,
-            self._stream,
-        )
-        if self._ahead is not None:
-            found = self._ahead(view)
+        seeding, temperature = schedule.seeding(state, progress, elapsed), schedule.temperature(progress)
+        if self._make_together is not None:
+            found = self._make_together(state, seeding, self._fixed, temperature, self._stream)
             if found is not None:
                 return Next(found[1], found[0])
+        view = View(state, progress, seeding, temperature, self._fixed)
+        if state.space.size >= LARGE:
+            self._quick = 0
+            return view
         rng = self._streams.at(state.next_id, self._lane)
-        proposal = self._sampler.propose(view, rng)
+        proposal = self._prompt(view, rng)
+        if proposal is None:
+            self._quick = 0
+            return view
+        self._quick += 1
         if seen is None:
             return Next(proposal, None)
         key = state.space.key(proposal.values)
+        return Next(proposal, key) if key not in seen else self._instead(view, rng, self._prompt, proposal, key)
+
+    @property
+    def slow(self) -> bool:
+        """Whether candidates took time of late, so that it is of use to look ahead."""
+        return self._quick < _LATELY
+
+    def expects(self, state: State, elapsed: float, progress: float) -> View | None:
+        """What to think about ahead, before a candidate is wanted, if anything."""
+        if not self.beside or self.guesses_used < len(self._guesses) or not state.initial_asked:
+            return None
+        view = self.view(state, elapsed, progress)
+        if view.then.alone:
+            return None
+        large = state.space.size >= LARGE
+        return view if large or self._expects(view, self._streams.at(view.then.number, self._lane)) else None
+
+    def think(self, view: View) -> Next | None:
+        """The candidate of a view, or `None` when the space is used up. May be called in any thread, one call at a time."""
+        rng, seen = self._streams.at(view.then.number, self._lane), view.state.seen
+        proposal = self._sampler.propose(view, rng)
+        if seen is None:
+            return Next(proposal, None)
+        key = view.space.key(proposal.values)
         if key not in seen:
             return Next(proposal, key)
-        if state.trial_of is not None and (row := _finished_row(state, state.trial_of[key])) is not None:
+        chosen = self._instead(view, rng, self._sampler.propose, proposal, key)
+        assert not isinstance(chosen, View)
+        return chosen
+
+    def _instead(
+        self, view: View, rng: Generator, propose: _Propose, proposal: Proposal, key: int
+    ) -> Next | View | None:
+        """The answer to a candidate that has been asked, where answers are wanted, or another one; the view itself where
+        `propose` gives none."""
+        trial_of = view.state.trial_of
+        if trial_of is not None and (row := _finished_row(view, trial_of[key])) is not None:
             return Next(proposal, key, row)
-        return self._other(view, rng)
+        return self._other(view, rng, propose)
 
     def _first(self, state: State) -> Next | None:
         """What comes before anything that a sampler proposes, and was never asked."""
@@ -134,7 +183,7 @@ class Proposer:
             self._together = Streams(self._seed)
         return self._together.at(number, self._lane + _BATCHES)
 
-    def _other(self, view: View, rng: Generator) -> Next | None:
+    def _other(self, view: View, rng: Generator, propose: _Propose) -> Next | View | None:
         """A candidate that has not been asked, when the sampler's first one had."""
         state, space = view.state, view.space
         seen = state.seen
@@ -143,7 +192,9 @@ class Proposer:
             return None
         origin = "seeding"
         for _ in range(_SAMPLER_TRIES):
-            proposal = self._sampler.propose(view, rng)
+            proposal = propose(view, rng)
+            if proposal is None:
+                return view
             origin, key = proposal.origin, space.key(proposal.values)
             if key not in seen:
                 return Next(proposal, key)
@@ -178,15 +229,19 @@ class Proposer:
         return None if state.seen is None else state.space.key(values)
 
 
-def _finished_row(state: State, id: int) -> int | None:
+def _never(view: View, rng: Generator) -> bool:
+    return False
+
+
+def _finished_row(view: View, id: int) -> int | None:
     """The row of a finished trial. Ids are nearly in order of rows, so the search starts there and widens."""
-    ids = state.table.ids
-    if id in state.pending or not len(ids):
+    ids, end = view.state.table.ids, view.then.latest
+    if id in view.state.pending or not end:
         return None
-    start = min(id, len(ids) - 1)
-    for step in range(len(ids)):
+    start = min(id, end - 1)
+    for step in range(end):
         for row in (start - step, start + step):
-            if 0 <= row < len(ids) and ids[row] == id:
+            if 0 <= row < end and ids[row] == id:
                 return row
     return None
 

@@ -81,7 +81,9 @@ class Screen:
         self.features = Features(memory.latent)
         self._fitted_to: list[Elite] | None = None
         self._lengths: Lengths | None = None
-        self._made_at = -1
+        self._made_at = self._lowest_at = -1
+        self._lowest: tuple[Vector, list[int], float] | None = None
+        self._out: dict[int, Elite] = {}  # the last that were running
         self._surrogate: Surrogate | None = None
         self.ready = (
             self.features.usable
@@ -118,14 +120,19 @@ class Screen:
         model = self._model(state)
         counts = self.tuning.candidates if self.latent.options else self.tuning.candidates_of_numbers
         made = self.candidates(counts, view.temperature, rng)
-        mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(state))
+        mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(view))
         betas = self.tuning.betas
-        beta = betas[state.next_id % len(betas)] * (1.0 - 0.7 * view.progress)
+        beta = betas[view.then.number % len(betas)] * (1.0 - 0.7 * view.progress)
         return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
 
     def downhill(self, view: View) -> tuple[Vector, list[int], float] | None:
         """Where a quadratic around the best trial is lowest within its radius, the best's options, and the step to it: the
         root of the mean square over the coordinates. It is made from the trials that have the same options."""
+        if self._lowest_at != self.memory.rows:
+            self._lowest, self._lowest_at = self._find_lowest(view), self.memory.rows
+        return self._lowest
+
+    def _find_lowest(self, view: View) -> tuple[Vector, list[int], float] | None:
         memory, latent = self.memory, self.latent
         best, points = memory.elites[0], memory.known(view.state)
         z, codes = self._points(points)
@@ -162,11 +169,12 @@ class Screen:
         to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
         return self._snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
 
-    def _running(self, state: State) -> Vector | None:
-        if not state.pending:
+    def _running(self, view: View) -> Vector | None:
+        few, out = view.running[-_RUNNING:], self._out
+        if not few:
             return None
-        few = list(state.pending.values())[-_RUNNING:]
-        return self.features.of(*self._points([Elite(0.0, -1, p.values, self.latent) for p in few]))
+        self._out = {id: out.get(id) or Elite(0.0, -1, values, self.latent) for id, values in few}
+        return self.features.of(*self._points(list(self._out.values())))
 
     def _snap(self, z: Vector) -> Vector:
         """Coordinates of cells at the centres of their cells."""
