@@ -10,7 +10,7 @@ import numpy as np
 
 from asynchopper.columns import Column, NoteColumns, Notes, Partial, listed
 from asynchopper.space import Array, Choice, Leaf, Space
-from asynchopper.trial import STATES, State, Trial, Values
+from asynchopper.trial import STATES, State, Trial, Values, overlaid, same
 
 if TYPE_CHECKING:
     import pandas
@@ -65,6 +65,10 @@ class Table:
         self.foreign: dict[int, Mapping[str, Any]] = {}
         self.origin_names: list[str] = []
         self._origin_code: dict[str, int] = {}
+        self.rewound: list[int] = []
+        """For each time that rows were taken back, the first of them; see `altered`."""
+        self._taken: tuple[int, Any] | None = None
+        """The end of those of the last time, and what they were, until it is known whether they have come again."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -163,18 +167,34 @@ class Table:
                 except (TypeError, OverflowError):
                     self.columns[i] = [*column, v]
 
+    def altered(self, since: int) -> int:
+        """The first row that may be another than when rows had been taken back so many times: what was learnt from there on
+        is not so. Those that have come again just as they were are not meant."""
+        if self._taken is not None:
+            (end, before), self._taken = self._taken, None
+            if same(before, self._known(self.rewound[-1], end)):
+                self.rewound[-1] = end
+        return min(self.rewound[since:], default=len(self.ids))
+
+    def _known(self, start: int, end: int) -> Any:
+        """All that is known of some rows, to be compared. Numbers as bytes, for which NaN is itself."""
+        sparse = (self.notes, self.estimates, self.costs, self.errors, self.foreign)
+        return (
+            [column[start:end].tobytes() for column in self._numbers],
+            [list(column[start:end]) for column in self.columns],
+            [there.get(row) for there in sparse for row in range(start, end)],
+        )
+
+    @property
+    def _numbers(self) -> tuple[array[Any], ...]:
+        return self.ids, self.attempts, self.states, self.origins, self.values, self.seconds, self.elapsed
+
     def truncate(self, n: int) -> None:
-        """Forgets the rows from `n` on."""
-        for column in (
-            self.ids,
-            self.attempts,
-            self.states,
-            self.origins,
-            self.values,
-            self.seconds,
-            self.elapsed,
-            *self.columns,
-        ):
+        """Takes the rows from `n` on back."""
+        self.altered(len(self.rewound))  # those of the last time are judged before these take their place
+        self._taken = len(self.ids), self._known(n, len(self.ids))
+        self.rewound.append(n)
+        for column in (*self._numbers, *self.columns):
             del column[n:]
         self.notes.truncate(n)
         sparse: dict[int, Any]
@@ -204,20 +224,6 @@ class Table:
             seconds=self.seconds[i],
             error=self.errors.get(i),
         )
-
-
-def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[Any, Any]:
-    """`params` with the stored values that the present space could not take, at their own paths."""
-    for path, value in (foreign or {}).items():
-        node: Any = params
-        *parents, last = path.split(".") if path not in params else [path]
-        for key in parents:
-            node = node.setdefault(key, {}) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            node[last] = value
-        else:  # inside of something that is no dict any more
-            params[path] = value
-    return params
 
 
 def _bytes(column: Column) -> memoryview:

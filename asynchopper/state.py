@@ -107,8 +107,6 @@ class State:
         """How many trials had finished when the last new one was asked."""
         self.pruner: PrunerSaw | None = None
         self.pruner_row = 0
-        self.rewound = 0
-        """How often rows were taken back: what somebody has learnt of them is then not so."""
         self._undo: list[tuple[Pending | None, int | None, int | None]] | None = None
 
     def __repr__(self) -> str:
@@ -292,7 +290,6 @@ class State:
         for name in Mark._fields[2:]:
             setattr(self, name, getattr(mark, name))
         if rows < len(self.table.ids):
-            self.rewound += 1
             self.table.truncate(rows)
         again = set()
         while len(undo) > steps:

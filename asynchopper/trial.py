@@ -71,17 +71,17 @@ class Trial:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trial):
             return NotImplemented
-        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Whether two values are equal, also where there are arrays in them, whose == gives no single answer."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+        return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
     if isinstance(a, (list, tuple)) and type(a) is type(b):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     return a is b or bool(a == b)
 
 
@@ -96,3 +96,17 @@ class Pending:
     note: Any = None
     saved: Any = None
     foreign: Mapping[str, Any] = field(default_factory=dict)
+
+
+def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[Any, Any]:
+    """`params` with the stored values that the present space could not take, at their own paths."""
+    for path, value in (foreign or {}).items():
+        node: Any = params
+        *parents, last = path.split(".") if path not in params else [path]
+        for key in parents:
+            node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node[last] = value
+        else:  # inside of something that is no dict any more
+            params[path] = value
+    return params

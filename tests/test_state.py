@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,53 @@ def test_what_became_durable_stays_when_the_rest_is_undone(
     folded(third[len(third) // 2 :], state)
     state.rollback(durable)
     assert everything(state) == everything(folded([*first, *second]))
+
+
+@given(logs, logs, logs)
+def test_rows_that_come_again_as_they_were_are_not_altered(
+    before: list[Fact], after: list[Fact], more: list[Fact]
+) -> None:
+    state = folded(before)
+    state.keep_undo(True)
+    mark, durable = state.mark(), state.told
+    folded(after, state)
+    had = state.told
+    state.rollback(mark)
+    folded([*after, *more], state)
+    assert state.table.altered(0) >= had
+    state.rollback(mark)
+    assert state.table.altered(0) == durable, "who looks before they come again sees them gone"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [asked(3, seed=1, note=[1, 2]), told(3, "failed", error="ValueError: x"), asked(4), told(4)],
+        [asked(3, note=[1, 2], foreign={"gone": 3}), told(3, "failed", error="ValueError: x"), asked(4), told(4)],
+        [asked(3, note=[1, 3]), told(3, "failed", error="ValueError: x"), asked(4), told(4)],
+        [asked(3, note=[1, 2], origin="local"), told(3, "failed", error="ValueError: x"), asked(4), told(4)],
+        [asked(3, note=[1, 2]), told(3, "failed", error="ValueError: y"), asked(4), told(4)],
+        [asked(3, note=[1, 2]), told(3, "failed", error="ValueError: x", elapsed=1.0), asked(4), told(4)],
+        [asked(3, note=[1, 2]), told(3, "failed", error="ValueError: x"), asked(4), told(4, value=2.0)],
+        [asked(3, note=[1, 2]), told(3, "failed", error="ValueError: x"), asked(4), told(4, estimates=(1.0,))],
+        [asked(3, note=[1, 2]), asked(4), told(4), told(3, "failed", error="ValueError: x")],
+        [asked(3, note=[1, 2]), told(3, "failed", error="ValueError: x"), asked(4)],
+        [],
+    ],
+)
+def test_rows_that_come_again_otherwise_are_altered(again: list[Fact]) -> None:
+    first: list[Fact] = [asked(3, note=[1, 2]), told(3, "failed", error="ValueError: x"), asked(4), told(4)]
+    state = folded([asked(0), told(0), asked(1), told(1)])
+    state.keep_undo(True)
+    mark = state.mark()
+    folded(first, state)
+    state.rollback(mark)
+    folded(first, state)
+    assert state.table.altered(0) == 4
+    state.rollback(mark)
+    folded([*again, asked(7), told(7)], state)
+    assert state.table.altered(1) == state.table.altered(0) == 2
+    assert state.table.altered(2) == state.told
 
 
 @given(logs)

@@ -126,14 +126,21 @@ class PortfolioSampler:
         self._recall(state, state.asked_at)
 
     def _recall(self, state: State, rows: int) -> Memory:
-        """The memory of so many trials of this state, or of those that it has taken in; kept between calls, and folded anew
-        for another state or one that was rolled back."""
-        memory = self._memory
-        if memory is None or self._state is None or self._state() is not state or self._rewound != state.rewound:
-            memory = self._memory = Memory(state, self._tuning)
-            self._state, self._rewound = ref(state), state.rewound
+        """The memory of so many trials of this state, or of those that it has taken in; kept between calls."""
+        memory, rewound = self._memory, state.table.rewound
+        if memory is None or self._state is None or self._state() is not state or self._rewound != len(rewound):
+            memory = self._memory = self._learnt(state)
         if rows >= memory.due or memory.rows <= state.best_row < rows:
             memory.catch_up(state, rows)
+        return memory
+
+    def _learnt(self, state: State) -> Memory:
+        """The memory there is, unless it is another state's, or has learnt rows that are not what they were; else a new one."""
+        memory, since = self._memory, self._rewound
+        other = self._state is None or self._state() is not state
+        self._state, self._rewound = ref(state), len(state.table.rewound)
+        if memory is None or other or state.table.altered(since) < memory.rows:
+            return Memory(state, self._tuning)
         return memory
 
     def _pick(self, memory: Memory, u: float) -> int:

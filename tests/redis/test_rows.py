@@ -8,12 +8,37 @@ from typing import Any
 from asynchopper_backends.redis import RedisStorage
 
 import asynchopper as ah
+from asynchopper.samplers.memory import Memory
 from asynchopper.samplers.portfolio import PortfolioSampler
 from asynchopper.samplers.random import RandomSampler
+from asynchopper.state import State
 from asynchopper.storage import Ask
 from asynchopper.testing.logs import header
 from asynchopper.testing.turns import RUN, ask
 from tests.servers import Server
+
+
+class Learning(PortfolioSampler):
+    """The default, which remembers every memory that it has had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memories: list[Memory] = []
+
+    def _recall(self, state: State, rows: int) -> Memory:
+        memory = super()._recall(state, rows)
+        if not self.memories or self.memories[-1] is not memory:
+            self.memories.append(memory)
+        return memory
+
+
+def learnt(memory: Memory) -> dict[str, Any]:
+    """What it knows, comparable."""
+    known = {name: value for name, value in vars(memory).items() if name not in ("latent", "distribution")}
+    known["elites"] = [(e.row, e.loss, e.values) for e in memory.elites]
+    known["sampled"], known["bottoms"] = [e.row for e in memory.sampled], [e.row for e in memory.bottoms]
+    assert memory.distribution is not None
+    return known | {"mean": memory.distribution.mean.tolist(), "step": memory.distribution.step}
 
 
 class Watching:
@@ -68,6 +93,45 @@ async def test_the_default_sampler_learns_what_is_in_the_log(server: Server, nam
         values = list(worker.history.values)
         assert len(sampler._memory.elites) > 10
         assert all(values[e.row] == -e.loss for e in sampler._memory.elites)
+
+
+async def test_a_refused_ask_has_nothing_learnt_anew(server: Server, name: str) -> None:
+    search, sampler = ah.Search({"x": ah.float(0, 1)}, seed=2), Learning()
+    async with search.session("maximize", steps=24, checkpoint_path=server.url(name), sampler=sampler) as session:
+        trials = [await session.ask() for _ in range(24)]
+        for first, second in zip(trials[:20:2], trials[1:20:2], strict=True):
+            assert first is not None
+            assert second is not None
+            # the second is told together with what is asked, and the sampler has seen it
+            *_, new = await asyncio.gather(
+                session.tell(first, first.params["x"]), session.tell(second, second.params["x"]), session.ask()
+            )
+            assert new is None
+        assert len(sampler.memories) == 1
+        assert session._ledger is not None
+        state = session._ledger.state
+        told = state.told
+        assert learnt(sampler._recall(state, told)) == learnt(PortfolioSampler()._recall(state, told))
+
+
+async def test_a_trial_of_others_that_is_granted_has_nothing_learnt_anew(server: Server, name: str) -> None:
+    left = ah.Search({"x": ah.float(0, 1), "y": ah.float(0, 1)}, seed=2)
+    async with left.session("maximize", steps=900, checkpoint_path=server.url(name)) as session:
+        trials = [await session.ask() for _ in range(40)]
+        for trial in trials[:8]:
+            assert trial is not None
+            await session.tell(trial, trial.params["x"])
+    search, sampler, attempts = ah.Search({"x": ah.float(0, 1), "y": ah.float(0, 1)}, seed=2), Learning(), []
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        attempts.append(trial.attempt)
+        if len(attempts) == 60:
+            search.stop()
+        return float(params["x"])
+
+    await search.run(objective, "maximize", steps=900, checkpoint_path=server.url(name), sampler=sampler, quiet=True)
+    assert attempts.count(2) == 32
+    assert len(sampler.memories) == 1
 
 
 async def test_pages_follow_the_size_of_the_records(server: Server, name: str) -> None:
