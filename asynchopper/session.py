@@ -77,20 +77,18 @@ class Session:
         ledger = self._open()
         ledger.stir()
         while not self._search._stopping and (new := await self._next(ledger)) is not None:
-            trial, known = new
-            if known is None:
-                try:
-                    await ledger.journal.commit()
-                except asyncio.CancelledError:
-                    ledger.take_back(trial)  # the caller never had it
-                    raise
-                if not ledger.granted([new]):
-                    continue
-                self._out[trial.id] = trial
-                return trial
-            await self._quiet(ledger)
-            ledger.tell(trial, known)
-            await self._commit(ledger)
+            try:
+                await ledger.journal.commit()
+            except asyncio.CancelledError:
+                ledger.take_back(new[0])  # the caller never had it
+                raise
+            for trial, known in ledger.granted([new]):
+                if known is None:
+                    self._out[trial.id] = trial
+                    return trial
+                await self._quiet(ledger)
+                ledger.tell(trial, known)
+                await self._commit(ledger)
         return None
 
     async def _next(self, ledger: Ledger) -> tuple[RunningTrial, Outcome | None] | None:

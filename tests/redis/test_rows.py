@@ -15,6 +15,7 @@ from asynchopper.state import State
 from asynchopper.storage import Ask
 from asynchopper.testing.logs import header
 from asynchopper.testing.turns import RUN, ask
+from asynchopper.trial import Proposal
 from tests.servers import Server
 
 
@@ -132,6 +133,52 @@ async def test_a_trial_of_others_that_is_granted_has_nothing_learnt_anew(server:
     await search.run(objective, "maximize", steps=900, checkpoint_path=server.url(name), sampler=sampler, quiet=True)
     assert attempts.count(2) == 32
     assert len(sampler.memories) == 1
+
+
+async def test_answers_from_the_history_have_nothing_learnt_anew(server: Server, name: str) -> None:
+    search, sampler = ah.Search({"a": ah.int(0, 9), "b": ah.int(0, 9)}, seed=2), Learning()
+    told: set[int] = set()
+
+    async def evaluate(session: Any) -> None:
+        while (trial := await session.ask()) is not None:
+            await asyncio.sleep(0)
+            await session.tell(trial, float(trial.params["a"] - trial.params["b"]))
+            told.add(trial.id)
+
+    async with search.session(
+        "maximize", steps=300, checkpoint_path=server.url(name), sampler=sampler, duplicates="reuse"
+    ) as session:
+        await asyncio.gather(*(evaluate(session) for _ in range(4)))
+    assert len(told) <= 100
+    assert len(search.history) > 250
+    assert len(sampler.memories) == 1
+
+
+class Same:
+    """A sampler that proposes what the first trial was."""
+
+    def propose(self, view: Any, rng: Any) -> Any:
+        return Proposal(view.state.table.row(0), "local")
+
+
+async def test_what_others_gave_up_is_evaluated_and_not_answered_for_another(server: Server, name: str) -> None:
+    left = ah.Search({"a": ah.int(0, 9)}, seed=2)
+    async with left.session("maximize", steps=8, checkpoint_path=server.url(name)) as session:
+        trials = [await session.ask() for _ in range(4)]
+        assert trials[0] is not None
+        await session.tell(trials[0], 5.0)
+    search = ah.Search({"a": ah.int(0, 9)}, seed=2)
+    async with search.session(
+        "maximize", steps=8, checkpoint_path=server.url(name), sampler=Same(), duplicates="reuse"
+    ) as session:
+        again = [await session.ask() for _ in range(3)]
+        assert [(t.id, t.attempt, t.params) for t in again if t] == [(t.id, 2, t.params) for t in trials[1:] if t]
+        assert len(search.history) == 1
+        for trial in again:
+            assert trial is not None
+            await session.tell(trial, 1.0)
+        assert await session.ask() is None
+    assert search.history.values.tolist() == [5.0, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 5.0]
 
 
 async def test_pages_follow_the_size_of_the_records(server: Server, name: str) -> None:
