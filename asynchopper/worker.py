@@ -102,7 +102,7 @@ class SharedLedger(Ledger):
                     self._keep(chosen)
                 granted.append((trial, known))
             elif why != "known":
-                self._resting = not self._stale
+                self._resting = not self._stale and bool(self.state.pending)  # of which somebody may give one up
                 self._keep(chosen)
         return super().granted(granted)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import asynchopper as ah
 from tests.redis.fleet import Fleet, check, count_told, log_of, told_of, wait_until
 from tests.servers import Server
 
@@ -115,3 +118,21 @@ def test_what_finishes_in_its_grace_counts_and_is_not_begun_elsewhere(
         assert other.wait() == 0
         assert len(fleet.lines("begin")) == 4
         check(fleet, server, name, 4)
+
+
+async def test_a_run_ends_with_its_last_results(server: Server, name: str) -> None:
+    """They come in one turn with an ask that could only have been granted a trial that is given up."""
+    search, last = ah.Search({"n": ah.int(0, 2)}, seed=3), asyncio.Event()
+    begun = 0
+
+    async def objective(params: dict[str, Any]) -> float:
+        nonlocal begun
+        begun += 1
+        if begun > 1:
+            await last.wait()
+        return float(params["n"])
+
+    words: dict[str, Any] = {"steps": 9, "concurrency": 4, "checkpoint_path": server.url(name), "quiet": True}
+    async with asyncio.timeout(5.0):  # a worker that waits for others looks after them every 10 s
+        await search.run(objective, callbacks=lambda trial: last.set(), **words)
+    assert len(search.history) == 3
