@@ -220,7 +220,7 @@ class Ledger(Host):
                 tuple(trial.estimates) if trial.estimates else (),
                 trial._cost,
                 round(now - trial.started, 6),  # as the log will have it
-                self.before + now - self._began,
+                round(self.before + now - self._began, 6),
                 error,
             ),
             trial,

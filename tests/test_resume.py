@@ -824,3 +824,13 @@ async def test_a_long_history_is_written_off_the_loop(tmp_path: Path) -> None:
     await task
     assert len(where) >= 2_000
     assert where.count(threading.get_ident()) < 100
+
+
+async def test_times_are_known_as_the_log_has_them(where: str) -> None:
+    """So that whoever heeds the pace of a search decides alike after it was read back."""
+    search, again = new(), new()
+    await search.run(score, steps=20, checkpoint_path=where, quiet=True)
+    await again.load(search.checkpoint_path)
+    for times in ("seconds", "elapsed"):
+        known, read = (getattr(s._journal.state.table, times).tolist() for s in (search, again))
+        assert known == read
