@@ -26,7 +26,10 @@ from asynchopper.storage import Location, Resume, Storage, aside, open_storage
 
 _log = logging.getLogger("asynchopper")
 
+_LEARNT = 500  # trials that a sampler learns at a time
+
 Direction = Literal["max", "maximize", "maximise", "min", "minimize", "minimise"]
+
 _DIRECTIONS = {
     "max": "maximize",
     "maximize": "maximize",
@@ -195,8 +198,9 @@ async def prepared(state: State, opening: Opening, seed: int | None, location: s
     wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
     await aside(state.remember_candidates, *wanted)
     learn = getattr(opening.sampler, "learn", None)
-    if learn is not None and state.told:
-        await aside(learn, state)  # whoever learns from results looks at all there are, off the loop
+    if learn is not None:  # off the loop, and piece by piece: a thread that is busy for long may keep it from its turn
+        for rows in range(_LEARNT, state.told + _LEARNT, _LEARNT):
+            await aside(learn, state, rows)
     if opening.pruner is not None:
         opening.pruner.direction = opening.direction
         await aside(restore_pruner, opening.pruner, state)

@@ -781,8 +781,8 @@ async def test_a_long_history_is_looked_at_off_the_loop(tmp_path: Path) -> None:
     where: list[tuple[str, int, int]] = []
 
     class Learner(RandomSampler):
-        def learn(self, state: State) -> None:
-            where.append(("sampler", state.told, threading.get_ident()))
+        def learn(self, state: State, rows: int) -> None:
+            where.append(("sampler", min(state.told, rows), threading.get_ident()))
 
     class Looker(TopKPruner):
         def observe(self, trial: ah.Trial) -> None:

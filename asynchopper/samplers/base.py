@@ -97,8 +97,8 @@ class Sampler(Protocol):
     next to no time, and otherwise `None`; then `propose` is called in a thread, with the same view, and the search stands
     still until it returns. With `beside = True` and `expects(view, rng)`, which says whether `prompt` will give none, the
     search goes on meanwhile, and candidates are made ahead. Such a sampler looks only at the first `view.then.known` trials
-    and at `view.running`, since all else changes beside it. One that learns from results may have `learn(state)`, which is
-    called once, in a thread, before a run begins on a history.
+    and at `view.running`, since all else changes beside it. One that learns from results may have `learn(state, rows)`,
+    which is called in a thread before a run begins on a history, with more and more rows.
     """
 
     def propose(self, view: View, rng: Generator) -> Proposal: ...

@@ -121,9 +121,9 @@ class PortfolioSampler:
             self._seeds = Seeds(latent, self._tuning.pull if 0 < latent.d <= self._tuning.wide else 0.0)
         return self._seeds.next(state, stream)
 
-    def learn(self, state: State) -> None:
-        """Takes in what may be known before a candidate is wanted."""
-        self._recall(state, state.asked_at)
+    def learn(self, state: State, rows: int) -> None:
+        """Takes in the first `rows`, as far as they may be known before a candidate is wanted."""
+        self._recall(state, min(rows, state.asked_at))
 
     def _recall(self, state: State, rows: int) -> Memory:
         """The memory of so many trials of this state, or of those that it has taken in; kept between calls."""
