@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import asynchopper as ah
 from benchmarks.bench import Row, installed, row, take_turns
 from benchmarks.tuners import in_loop, optuna_study, optuna_value, ours, pyhopper_run, value
 
@@ -31,6 +32,7 @@ def measure(rounds: int, quick: bool = False) -> list[Row]:
     rows = []
     for concurrency, most in ((100, 1.05), (1000, 1.3)):
         rows += waiting(concurrency, most, rounds, quick)
+    rows += [thinking(1, 40, None, rounds), thinking(16, 320, 1.02, rounds)]
     return [*rows, memory(rounds, 2_000 if quick else 10_000)]
 
 
@@ -78,6 +80,23 @@ def waiting(concurrency: int, most: float, rounds: int, quick: bool) -> list[Row
         rows.append(row(mine, cpu["ours"], f"{best}, the best peer", cpu[best], "us", at_most=1 / 6, **words))
         rows.append(row(mine, cpu["ours"], tasks, cpu[tasks], "us", **words))
     return rows
+
+
+def thinking(concurrency: int, trials: int, most: float | None, rounds: int) -> Row:
+    """What slots wait for the model, which a search so short asks for every candidate but the first."""
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        await asyncio.sleep(_PAUSE_S * (1 + 2 * (0.618034 * trial.id % 1)))  # from 50 to 150 ms
+        return value(params)
+
+    def wall(sampler: Any) -> float:
+        began = time.perf_counter()
+        in_loop(ours(trials, concurrency, objective, sampler=sampler))
+        return time.perf_counter() - began
+
+    got = take_turns({"model": lambda: wall(None), "random": lambda: wall(ah.RandomSampler())}, rounds)
+    what = f"{trials} x 50 to 150 ms, {concurrency} at a time, candidates of the model"
+    return row(what, got["model"], "random candidates", got["random"], "s", at_most=most)
 
 
 def _processor_s() -> float:
