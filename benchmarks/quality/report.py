@@ -33,18 +33,22 @@ def win_rate(a: np.ndarray, b: np.ndarray, groups: list[str]) -> tuple[float, fl
 def compare(
     split: str, suite: str, ours: str, against: list[str] | None = None
 ) -> list[tuple[str, int, int, str, float, float, float, int]]:
-    """Win rates of ours, all streams of it together where `ours` names several by commas."""
+    """Win rates of ours, all streams of it together where `ours` names several by commas, as are all that another has."""
     streams = ours.split(",")
     mine = [load(split, suite, name) for name in streams]
     rows = []
-    others = against or sorted(p.stem for p in path(split, suite, streams[0]).parent.glob("*.jsonl"))
+    there = sorted(p.stem for p in path(split, suite, streams[0]).parent.glob("*.jsonl"))
+    again, own = f"{streams[0]}@again", streams[0].split("@")[0]
+    others = against or sorted({name.split("@")[0] for name in there} - {own} | {again} & set(there))
     for slots, steps in suites(split)[suite].settings:
         for other in others:
-            if other in streams or ("@" in other and other != f"{streams[0]}@again"):
-                continue
-            theirs = load(split, suite, other)
+            theirs = [load(split, suite, name) for name in there if name == other or name.startswith(f"{other}@")]
             pairs = [
-                (k, known[k], theirs[k]) for known in mine for k in known if k[1:3] == (slots, steps) and k in theirs
+                (k, known[k], his[k])
+                for known in mine
+                for his in theirs
+                for k in known
+                if k[1:3] == (slots, steps) and k in his
             ]
             if pairs:
                 keys, a, b = zip(*pairs, strict=True)
