@@ -183,6 +183,8 @@ class Engine:
                 await journal.settle()
             if self._failed is not None:
                 raise self._failed
+            if ledger.still:
+                await ledger.thought()
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
             until = time.monotonic() + _ROUND_S
@@ -192,11 +194,10 @@ class Engine:
                     break
                 asked.append(new)
                 free -= 1
-                if new[0].started > until:
+                if new[0].started > until or ledger.halting:
                     break
-            if ledger.still:
-                await ledger.thought()
-            self._drain(asked, free <= 0, until)
+            if not ledger.still:
+                self._drain(asked, free <= 0, until)
             await journal.commit()
             self._proceed(asked)
             going = self.phase is Phase.RUNNING

@@ -31,9 +31,12 @@ _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
 
 class Thought(NamedTuple):
-    """A candidate that is being made: how many trials had finished when it was begun, and what comes of it."""
+    """A candidate that is being made, ahead or because it is wanted: how many trials had finished when it was begun, how often
+    some were taken back, and what comes of it."""
 
+    ahead: bool
     told: int
+    rewound: int
     made: asyncio.Future[Next | None]
 
 
@@ -127,6 +130,11 @@ class Ledger(Host):
         """Whether nothing may be told now, since a sampler looks at the whole state."""
         return self.thinking and not self.proposer.beside
 
+    @property
+    def halting(self) -> bool:
+        """Whether the sampler is one that has the state stand still, again and again."""
+        return self.proposer.slow and not self.proposer.beside
+
     async def thought(self) -> None:
         """Returns when no candidate is being made."""
         if self._thought is not None and not self._thought.made.done():
@@ -134,7 +142,8 @@ class Ledger(Host):
 
     def _think(self, view: View) -> None:
         made = self._begin_thinking(view)
-        self._thought = Thought(self.state.told, made)
+        table = self.state.table
+        self._thought = Thought(not view.then.alone, len(table.ids), len(table.rewound), made)
         made.add_done_callback(self._thought_through)
 
     def _begin_thinking(self, view: View) -> asyncio.Future[Next | None]:
@@ -148,8 +157,9 @@ class Ledger(Host):
             self._wake()
 
     def _fits(self, thought: Thought, chosen: Next | None) -> bool:
-        """Whether what was thought of is still what comes next."""
-        return chosen is not None or thought.told == self.state.told
+        """Whether what was thought of is still what comes next: what the log has by now decides."""
+        ahead = thought.ahead and self.proposer.beside and chosen is not None
+        return (ahead or thought.told == self.state.told) and not self.proposer.guesses_wait
 
     def _look_ahead(self) -> None:
         """Begins to make the candidate that follows those that have been asked, where it will take milliseconds."""
@@ -256,6 +266,7 @@ class Ledger(Host):
         """A trial that nobody will evaluate now: it is the next to be asked."""
         self.tell(trial, Interrupted())
         self.redo.append(trial.id)
+        self.dry = None if self.dry == "steps" else self.dry  # there is one to be asked again
 
     def news(self) -> list[Trial]:
         """The trials that have become durable since the last call; the pruner has seen them."""

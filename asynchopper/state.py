@@ -138,6 +138,7 @@ class State:
             case Ended(reason=reason, elapsed=elapsed):
                 self.reason = reason
                 self.elapsed = max(self.elapsed, elapsed)
+                self.asked_at = len(self.table)  # whoever goes on knows all
         return self
 
     def _asked(self, fact: Asked) -> None:
@@ -230,10 +231,8 @@ class State:
         self.skipped.difference_update(late)
         if gaps:
             self.skipped.update(np.setdiff1d(np.arange(self.next_id, next_id), new, assume_unique=True).tolist())
-        last = (
-            at + int(rows.ids.argmax()) if len(new) else self.asked_at
-        )  # as if they had been asked in the order of their ids
-        self.asked_all(next_id - 1, "initial" in {names[place] for place in set(rows.origins.tolist())}, last)
+        initial = "initial" in {names[place] for place in set(rows.origins.tolist())}
+        self.asked_all(next_id - 1, initial, at + end - start)
         self.told_all(rows._replace(origins=numbers[rows.origins]))
         for row, note in other.notes.other(start, end).items():
             self.table.notes[at + row - start] = note
@@ -375,19 +374,15 @@ class State:
             behind.append(saw)
         if self.reason is not None:
             behind.append(Ended(self.reason, self.elapsed))
-        return chain(self._header_and_trials(self.header, rows, pending, saw, seen, each), behind)
-
-    def _header_and_trials(
-        self, header: Header, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int, each: int
-    ) -> Iterator[Fact]:
-        packed = bool(each) and rows >= _MANY and self._left_out(rows) <= _SKIPPED
-        yield header._replace(packed=packed)
-        if packed:
-            yield from self._finished_trials(rows, saw, seen, each)
-            for p in sorted(pending, key=attrgetter("id")):
-                yield self._asked_as(p)
-        else:
-            yield from self._trials(rows, pending, saw, seen)
+        asked_at = self.asked_at
+        packed = bool(each) and rows >= _MANY and asked_at > 0 and self._left_out(asked_at) <= _SKIPPED
+        together = asked_at if packed else 0
+        return chain(
+            [self.header._replace(packed=packed)],
+            self._finished_trials(together, saw, seen, each),
+            self._trials(together, rows, asked_at, pending, saw, seen),
+            behind,
+        )
 
     def _left_out(self, rows: int) -> int:
         """How many trials were at any time asked, and told later than those after them."""
@@ -395,22 +390,25 @@ class State:
         return int((np.maximum.accumulate(ids) - np.arange(rows)).max())
 
     def _finished_trials(self, rows: int, saw: PrunerSaw | None, seen: int, each: int) -> Iterator[Fact]:
-        cuts = {*range(0, rows, each), rows, *([seen] if saw is not None and seen < rows else [])}
+        cuts = {*range(0, rows, each or 1), rows, *([seen] if saw is not None and seen < rows else [])}
         for start, end in pairwise(sorted(cuts)):
             if saw is not None and start == seen:
                 yield saw
             yield Finished(self.table, start, end)
 
-    def _trials(self, rows: int, pending: list[Pending], saw: PrunerSaw | None, seen: int) -> Iterator[Fact]:
+    def _trials(
+        self, start: int, rows: int, asked_at: int, pending: list[Pending], saw: PrunerSaw | None, seen: int
+    ) -> Iterator[Fact]:
         t = self.table
-        unasked: list[tuple[int, int | Pending]] = [(t.ids[row], row) for row in range(rows)]
+        unasked: list[tuple[int, int | Pending]] = [(t.ids[row], row) for row in range(start, rows)]
         unasked += [(p.id, p) for p in pending]
         unasked.sort(key=itemgetter(0), reverse=True)
-        for row in range(rows):
+        for row in range(start, rows):
             if saw is not None and row == seen:
                 yield saw
             id = t.ids[row]
-            while unasked and unasked[-1][0] <= id:  # trials are asked in the order of their ids, and told in any
+            # trials are asked in the order of their ids, and told in any; the last one was asked when so many were told
+            while unasked and (unasked[-1][0] <= id or row >= asked_at):
                 yield self._asked_as(unasked.pop()[1])
             yield Told(
                 id,

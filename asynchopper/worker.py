@@ -117,10 +117,10 @@ class SharedLedger(Ledger):
             return await super()._begin_thinking(view)
 
     def _fits(self, thought: Thought, chosen: Next | None) -> bool:
-        """Others ask meanwhile, so the trial's number is no matter, but it may be their candidate by now."""
+        """Others tell and ask meanwhile, so that it may be their candidate by now, and rows may have moved."""
+        if chosen is None or thought.rewound != len(self.state.table.rewound) or self.proposer.guesses_wait:
+            return chosen is None and super()._fits(thought, chosen)
         seen = self.state.seen
-        if chosen is None:
-            return super()._fits(thought, chosen)
         return seen is None or chosen.key is None or chosen.answered is not None or chosen.key not in seen
 
     def _keep(self, chosen: Next | None) -> None:

@@ -587,3 +587,21 @@ def test_seeds_lie_between_the_first_guess_and_the_bounds() -> None:
         search.tell(id, 1.0)
     spread = np.abs(drawn[1:]).mean(1)
     assert spread.min() < 1.5 and spread.max() > 2.0 and 1.2 < spread.mean() < 2.0  # of the whole box it is 2.5
+
+
+def test_a_model_sees_a_running_trial_where_it_is_though_its_number_was_another_ones() -> None:
+    """Trials that are shared get their numbers when they are granted."""
+    search = Driven(NUMBERS, 100)
+    search.run(sphere, 20)
+    progress, asked = 0.2, list[Any]()
+    for _ in range(2):
+        id, values = search.state.next_id, search.state.space.sample(np.random.default_rng(len(asked)))
+        asked.append(values)
+        search.state.fold(Asked(id, 1, values, "local"))
+        view = search.proposer.view(search.state, 0.0, progress)
+        search.proposer.think(view)
+        screen = search.sampler._screen
+        screen.ranked(view, np.random.default_rng(0))
+        assert [e.values for e in screen._out.values()] == [values for _, values in view.running]
+        del search.state.pending[id]
+        search.state.next_id = id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -452,3 +453,18 @@ async def test_what_an_iteration_left_has_ended_when_the_search_loads(tmp_path: 
         assert asyncio.all_tasks() == {asyncio.current_task()}
     await asyncio.wait_for(loaded.wait(), 10)
     assert len(search.history) == 0
+
+
+async def test_an_ask_that_was_cancelled_after_the_budget_was_given_out_is_asked_again(tmp_path: Path) -> None:
+    search = ah.Search(SPACE)
+    async with search.session(steps=2, checkpoint_path=tmp_path / "a.ckpt") as session:
+        first = await session.ask()
+        asking = asyncio.create_task(session.ask())
+        await asyncio.sleep(0)
+        other = asyncio.create_task(session.ask())
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert await other is None
+        again = await session.ask()
+        assert first is not None and again is not None and again.attempt == 2

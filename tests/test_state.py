@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import asynchopper as ah
@@ -225,6 +225,13 @@ def test_what_is_saved_folds_to_the_same_search(log: list[Fact]) -> None:
     assert everything(again)["pending"] == everything(state)["pending"]
     assert (again.run and again.run.base_steps) == (state.run and state.run.base_steps)
     assert again.reason == state.reason
+
+
+@given(logs)
+@example([asked(5), asked(6), told(5)])
+def test_what_is_saved_says_how_many_were_told_when_the_last_trial_was_asked(log: list[Fact]) -> None:
+    state = folded([fact for fact in log if not isinstance(fact, Ended)])
+    assert folded(list(state.facts()), State(SPACE)).asked_at == state.asked_at
 
 
 @given(logs, st.integers(0, 40))

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asynchopper as ah
+from asynchopper.budget import Budget, Schedule
+from asynchopper.records import decode
+from asynchopper.samplers import Proposer
+from asynchopper.samplers.base import View
+from asynchopper.samplers.proposer import Next
+from asynchopper.space import Space
+from asynchopper.state import Asked, State
+from asynchopper.storage import Entry, open_storage
 
 BOUND_S = 30
 SLOTS = 10
@@ -184,7 +195,7 @@ async def test_a_session_hears_a_result_while_it_thinks() -> None:
         assert sampler.known[SLOTS] == (0, False)
 
 
-async def test_a_guess_that_comes_after_a_candidate_was_made_ahead_is_tried_soon() -> None:
+async def test_a_guess_comes_before_a_candidate_that_was_made_ahead() -> None:
     sampler, search = Slow(held=SLOTS), ah.Search(x=ah.float(0, 1))
     sampler.go.set()
     async with search.session(steps=20, sampler=sampler) as session:
@@ -192,5 +203,69 @@ async def test_a_guess_that_comes_after_a_candidate_was_made_ahead_is_tried_soon
             await session.ask()
         search.enqueue({"x": 0.25})
         got = [await session.ask() for _ in range(3)]
-    assert 0.25 in [trial.params["x"] for trial in got if trial is not None]
+    assert got[0] is not None and got[0].params["x"] == 0.25
     assert len({trial.params["x"] for trial in got if trial is not None}) == 3
+
+
+class Uneven:
+    """An objective whose evaluations take a different number of the loop's turns."""
+
+    async def __call__(self, params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        for _ in range(trial.id * 7919 % 400 * (trial.id % 3 > 0)):
+            await asyncio.sleep(0)
+        return float(zlib.crc32(repr(params).encode()) % 97)
+
+
+SPACES: dict[str, dict[str, Any]] = {
+    "numbers": {"x": ah.float(-1, 1), "y": ah.float(-1, 1), "z": ah.float(-1, 1)},
+    "few": {"a": ah.int(0, 4), "b": ah.choice("x", "y", "z"), "c": ah.int(0, 3), "d": ah.bool()},
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("concurrency", [1, 4, 12])
+async def test_every_candidate_is_the_one_of_the_log_before_it(space: str, concurrency: int, tmp_path: Path) -> None:
+    """Whatever came in while it was made: a search that is resumed right there makes the same one."""
+    path, tree = tmp_path / "a.ckpt", SPACES[space]
+    search = ah.Search(tree, seed=5)
+    await search.run(Uneven(), "min", steps=70, concurrency=concurrency, checkpoint_path=path, quiet=True)
+    records = [entry.data async for portion in reading(path) for entry in portion]
+    state, compared = State(Space(tree)), 0
+    for at, record in enumerate(records):
+        fact = decode(record, state.space)
+        assert fact is not None
+        if isinstance(fact, Asked) and fact.origin != "initial":
+            again = State(Space(tree))
+            for earlier in records[:at]:
+                known = decode(earlier, again.space)
+                assert known is not None
+                again.fold(known)
+            budget, schedule = Budget.of(None, 70, False), Schedule()
+            proposer = Proposer(ah.PortfolioSampler(), schedule, deque(), 5)
+            made = proposer.next(again, again.elapsed, budget.progress(again, again.elapsed))
+            assert made is not None
+            assert made.proposal.values == fact.values, (
+                f"trial {fact.id} would be another one in a search resumed there"
+            )
+            compared += 1
+        state.fold(fact)
+    assert compared == 69
+
+
+async def reading(path: Path) -> AsyncIterator[Sequence[Entry]]:
+    storage = open_storage(path)
+    await storage.open(readonly=True)
+    async for portion in storage.read():
+        yield portion
+    await storage.close()
+
+
+async def test_a_large_candidate_is_left_to_the_thread_altogether() -> None:
+    state = State(Space({"w": ah.float(0, 1, shape=20_000)}))
+    sampler = ah.PortfolioSampler()
+    proposer = Proposer(sampler, Schedule(), deque(), 1)
+    first = proposer.prompt(state, 0.0, 0.0)
+    assert isinstance(first, Next)
+    state.fold(Asked(0, 1, first.proposal.values, "initial", None, None, first.key))
+    assert isinstance(proposer.prompt(state, 0.0, 0.1), View)
+    assert sampler._memory is None

@@ -34,20 +34,17 @@ class Then(NamedTuple):
     before it was asked. So it can be made ahead, and is the same if it is made later."""
     out: int
     """How many trials were out when so many had finished."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether so few are out that a candidate waits for the newest result."""
-        return self.out < _AMONG
+    alone: bool
+    """Whether a candidate waits for the newest result: so few are out, or it may be its answer."""
 
 
 def then_of(state: State) -> Then:
     """What may be known for the next trial."""
     told, at = len(state.table.ids), state.asked_at
     out = len(state.pending) + told - at
-    if out < _AMONG:
-        return Then(state.next_id, told, told, len(state.pending))
-    return Then(state.next_id, at if state.space.size >= LARGE else told, at, out)
+    if out < _AMONG or state.trial_of is not None:
+        return Then(state.next_id, told, told, len(state.pending), True)
+    return Then(state.next_id, at if state.space.size >= LARGE else told, at, out, False)
 
 
 @dataclass(slots=True)
@@ -75,6 +72,10 @@ class View:
         if self._then is None:
             self._then = then_of(self.state)
         return self._then
+
+    def forget_latest(self) -> None:
+        """Has no more be known than what was known to a candidate that is made ahead."""
+        self._then = self.then._replace(latest=self.then.known)
 
     @property
     def running(self) -> list[tuple[int, Values]]:

@@ -131,7 +131,9 @@ class PortfolioSampler:
         if memory is None or self._state is None or self._state() is not state or self._rewound != len(rewound):
             memory = self._memory = self._learnt(state)
         if rows >= memory.due or memory.rows <= state.best_row < rows:
+            self._memory = None  # what is taken in by half is of no use
             memory.catch_up(state, rows)
+            self._memory = memory
         return memory
 
     def _learnt(self, state: State) -> Memory:

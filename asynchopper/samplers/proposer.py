@@ -102,12 +102,13 @@ class Proposer:
                 return first
         schedule, seen = self._schedule, state.seen
         seeding, temperature = schedule.seeding(state, progress, elapsed), schedule.temperature(progress)
-        if self._make_together is not None:
+        large = state.space.size >= LARGE
+        if self._make_together is not None and not large:
             found = self._make_together(state, seeding, self._fixed, temperature, self._stream)
             if found is not None:
                 return Next(found[1], found[0])
         view = View(state, progress, seeding, temperature, self._fixed)
-        if state.space.size >= LARGE:
+        if large:
             self._quick = 0
             return view
         rng = self._streams.at(state.next_id, self._lane)
@@ -122,13 +123,18 @@ class Proposer:
         return Next(proposal, key) if key not in seen else self._instead(view, rng, self._prompt, proposal, key)
 
     @property
+    def guesses_wait(self) -> bool:
+        """Whether there is a guess to be tried first."""
+        return self.guesses_used < len(self._guesses)
+
+    @property
     def slow(self) -> bool:
         """Whether candidates took time of late, so that it is of use to look ahead."""
         return self._quick < _LATELY
 
     def expects(self, state: State, elapsed: float, progress: float) -> View | None:
         """What to think about ahead, before a candidate is wanted, if anything."""
-        if not self.beside or self.guesses_used < len(self._guesses) or not state.initial_asked:
+        if not self.beside or self.guesses_wait or not state.initial_asked:
             return None
         view = self.view(state, elapsed, progress)
         if view.then.alone:
@@ -138,6 +144,7 @@ class Proposer:
 
     def think(self, view: View) -> Next | None:
         """The candidate of a view, or `None` when the space is used up. May be called in any thread, one call at a time."""
+        view.forget_latest()
         rng, seen = self._streams.at(view.then.number, self._lane), view.state.seen
         proposal = self._sampler.propose(view, rng)
         if seen is None:
@@ -145,15 +152,10 @@ class Proposer:
         key = view.space.key(proposal.values)
         if key not in seen:
             return Next(proposal, key)
-        chosen = self._instead(view, rng, self._sampler.propose, proposal, key)
-        assert not isinstance(chosen, View)
-        return chosen
+        return self._instead(view, rng, self._sampler.propose, proposal, key)
 
-    def _instead(
-        self, view: View, rng: Generator, propose: _Propose, proposal: Proposal, key: int
-    ) -> Next | View | None:
-        """The answer to a candidate that has been asked, where answers are wanted, or another one; the view itself where
-        `propose` gives none."""
+    def _instead(self, view: View, rng: Generator, propose: _Propose, proposal: Proposal, key: int) -> Next | None:
+        """The answer to a candidate that has been asked, where answers are wanted, or another one."""
         trial_of = view.state.trial_of
         if trial_of is not None and (row := _finished_row(view, trial_of[key])) is not None:
             return Next(proposal, key, row)
@@ -183,7 +185,7 @@ class Proposer:
             self._together = Streams(self._seed)
         return self._together.at(number, self._lane + _BATCHES)
 
-    def _other(self, view: View, rng: Generator, propose: _Propose) -> Next | View | None:
+    def _other(self, view: View, rng: Generator, propose: _Propose) -> Next | None:
         """A candidate that has not been asked, when the sampler's first one had."""
         state, space = view.state, view.space
         seen = state.seen
@@ -193,8 +195,8 @@ class Proposer:
         origin = "seeding"
         for _ in range(_SAMPLER_TRIES):
             proposal = propose(view, rng)
-            if proposal is None:
-                return view
+            if proposal is None:  # what began without a model goes on without it
+                continue
             origin, key = proposal.origin, space.key(proposal.values)
             if key not in seen:
                 return Next(proposal, key)

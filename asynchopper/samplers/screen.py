@@ -173,7 +173,10 @@ class Screen:
         few, out = view.running[-_RUNNING:], self._out
         if not few:
             return None
-        self._out = {id: out.get(id) or Elite(0.0, -1, values, self.latent) for id, values in few}
+        self._out = {
+            id: known if (known := out.get(id)) and known.values is values else Elite(0.0, -1, values, self.latent)
+            for id, values in few  # a trial that is shared has got its number only when it is granted
+        }
         return self.features.of(*self._points(list(self._out.values())))
 
     def _snap(self, z: Vector) -> Vector:
