@@ -187,14 +187,15 @@ class Engine:
                 await ledger.thought()
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
+            at_once = 1 if ledger.halting else self._at_once
             until = time.monotonic() + _ROUND_S
-            while free > 0 and len(asked) < self._at_once and self.phase is Phase.RUNNING:
+            while free > 0 and len(asked) < at_once and self.phase is Phase.RUNNING:
                 new = ledger.ask()
                 if new is None:
                     break
                 asked.append(new)
                 free -= 1
-                if new[0].started > until or ledger.halting:
+                if new[0].started > until:
                     break
             if not ledger.still:
                 self._drain(asked, free <= 0, until)

@@ -128,7 +128,8 @@ class Ledger(Host):
     @property
     def still(self) -> bool:
         """Whether nothing may be told now, since a sampler looks at the whole state."""
-        return self.thinking and not self.proposer.beside
+        thought = self._thought
+        return thought is not None and not self.proposer.beside and not thought.made.done()
 
     @property
     def halting(self) -> bool:

@@ -101,12 +101,14 @@ class PortfolioSampler:
 
     def together(self, state: State, seeding: bool, fixed: bool, temperature: float, stream: Stream) -> Keyed | None:
         """A candidate of those that were made together, and its key, where there are such; it needs no draws of its own."""
-        memory = self._recall(state, state.asked_at)
+        swift = self._memory is not None and self._memory.swift
+        memory = self._recall(state, len(state.table.ids) if swift else state.asked_at)
         latent = memory.latent
         if not latent.simple:
             return None
-        if memory.swift:
-            memory = self._recall(state, len(state.table.ids))
+        if swift or memory.swift:
+            if not swift:
+                memory = self._recall(state, len(state.table.ids))
             if not memory.swift:
                 return None
             if self._blocks is None or self._blocks.memory is not memory:
