@@ -64,7 +64,7 @@ def in_memory(n: int, repeats: int) -> list[Layer]:
     tuples = took(lambda: [(i, p) for i, p in zip(ids, params, strict=True)])
     built = took(lambda: [space.build(v) for v in values])
     handles = took(lambda: [RunningTrial(i, 1, p, None, ledger) for i, p in zip(ids, params, strict=True)])
-    fold_asked, fold_told = folds(state, proposals, keys, took)
+    fold_asked, fold_told = folds(state, proposals, keys, repeats)
     proposing = asking - built - handles - fold_asked.ours
     clocks = took(lambda: [time.monotonic() for _ in ids])
     layers = [
@@ -89,8 +89,8 @@ def in_memory(n: int, repeats: int) -> list[Layer]:
     return layers
 
 
-def folds(state: State, proposals: list[Proposal], keys: list[Any], took: Took) -> list[Layer]:
-    """Folding is measured where it is undone, so that the state stays as it is."""
+def folds(state: State, proposals: list[Proposal], keys: list[Any], repeats: int) -> list[Layer]:
+    """Folding is undone each time before it is measured again, so that the state stays as it is."""
     first = state.next_id
     state.keep_undo(True)
     mark = state.mark()
@@ -98,41 +98,43 @@ def folds(state: State, proposals: list[Proposal], keys: list[Any], took: Took) 
     seen: set[Any] = set()
     columns = [array("d") for _ in range(12)]
 
-    def ask() -> None:
+    def took(work: Callable[[], object], before: Callable[[], object]) -> float:
+        return cost(work, len(keys), repeats, before=before)
+
+    def undo() -> None:
         state.rollback(mark)
+
+    def ask() -> None:
         for i, (p, key) in enumerate(zip(proposals, keys, strict=True), first):
             state.fold(Asked(i, 1, p.values, p.origin, p.note, None, key))
 
     def tell() -> None:
-        ask()
         for i in range(first, first + len(keys)):
             state.fold(Told(i, 1, "completed", 0.1, (), 0.0, 1e-5, 1.0))
 
-    def floor_ask() -> None:
+    def floor_undo() -> None:
         out.clear()
         seen.clear()
+
+    def floor_ask() -> None:
         for i, key in enumerate(keys):
             out[i] = key
             seen.add(key)
 
     def floor_tell() -> None:
-        floor_ask()
         for i in range(len(keys)):
             del out[i]
             for column in columns:
                 column.append(0.5)
 
-    def undo(work: Callable[[], None]) -> float:
-        return took(lambda: (work(), state.rollback(mark)))
-
-    asking, telling = took(ask), took(tell)
-    undo_asked, undo_told = undo(ask) - asking, undo(tell) - telling
-    bare_ask, bare_tell = took(floor_ask), took(floor_tell)
-    state.rollback(mark)
+    asking, bare_ask = took(ask, undo), took(floor_ask, floor_undo)
+    telling = took(tell, lambda: (undo(), ask()))
+    bare_tell = took(floor_tell, lambda: (floor_undo(), floor_ask()))
+    undo()
     state.keep_undo(False)
     return [
-        Layer("fold the asked", asking - undo_asked, bare_ask, "an entry in a dict and one in a set"),
-        Layer("fold the told", telling - asking - (undo_told - undo_asked), bare_tell - bare_ask, "twelve columns"),
+        Layer("fold the asked", asking, bare_ask, "an entry in a dict and one in a set"),
+        Layer("fold the told", telling, bare_tell, "twelve columns"),
     ]
 
 
