@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -56,7 +57,9 @@ async def test_the_loop_has_its_turn_meanwhile() -> None:
 
     async def objective(params: dict[str, Any]) -> float:
         before.append(turns)
-        sum(range(100_000))  # a millisecond or more
+        until = time.perf_counter() + 0.002
+        while time.perf_counter() < until:
+            pass
         return params["x"]
 
     async def count() -> None:
