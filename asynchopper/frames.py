@@ -44,6 +44,8 @@ def check_lines(data: bytes, seq: int, left: int) -> Checked | None:
         return None
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
     n = len(ends)
+    if not n:
+        return None
     starts = np.empty_like(ends)
     starts[0], starts[1:] = 0, ends[:-1] + 1
     if ends[-1] != len(data) - 1 or seq + n >= _EIGHT_DIGITS or (ends - starts).min() < _SHORTEST:
