@@ -232,7 +232,7 @@ class State:
         if gaps:
             self.skipped.update(np.setdiff1d(np.arange(self.next_id, next_id), new, assume_unique=True).tolist())
         initial = "initial" in {names[place] for place in set(rows.origins.tolist())}
-        self.asked_all(next_id - 1, initial, at + end - start)
+        self.asked_all(next_id - 1, initial, at + int(rows.ids.argmax()) if len(new) else self.asked_at)
         self.told_all(rows._replace(origins=numbers[rows.origins]))
         for row, note in other.notes.other(start, end).items():
             self.table.notes[at + row - start] = note
@@ -375,8 +375,12 @@ class State:
         if self.reason is not None:
             behind.append(Ended(self.reason, self.elapsed))
         asked_at = self.asked_at
-        packed = bool(each) and rows >= _MANY and asked_at > 0 and self._left_out(asked_at) <= _SKIPPED
-        together = asked_at if packed else 0
+        told_at = np.flatnonzero(np.frombuffer(self.table.ids[:rows], np.int64) == self.next_id - 1).tolist()
+        if told_at:  # the last one that was asked: a record of many says no more than that it was asked by then
+            asked_at = min(asked_at, told_at[0])
+        together = rows if self.reason is not None or [asked_at] == told_at else asked_at
+        packed = bool(each) and rows >= _MANY and together > 0 and self._left_out(together) <= _SKIPPED
+        together = together if packed else 0
         return chain(
             [self.header._replace(packed=packed)],
             self._finished_trials(together, saw, seen, each),
