@@ -329,7 +329,7 @@ class Bulk:
         self._out = out.of(still)
         if len(asked.ids):
             first = bool((asked.origins == self._origins.get("initial", -1)).any())
-            told_before = int(np.flatnonzero(read.is_asked)[-1]) + 1 - len(asked.ids)
+            told_before = int(asked.seqs[-1]) - seq + 1 - len(asked.ids)
             state.asked_all(int(asked.ids[-1]), first, state.told + told_before)
         if len(told_ids):
             told = out.of(done)

@@ -118,8 +118,10 @@ class SharedLedger(Ledger):
 
     def _fits(self, thought: Thought, chosen: Next | None) -> bool:
         """Others tell and ask meanwhile, so that it may be their candidate by now, and rows may have moved."""
-        if chosen is None or thought.rewound != len(self.state.table.rewound) or self.proposer.guesses_wait:
-            return chosen is None and super()._fits(thought, chosen)
+        if chosen is None:
+            return super()._fits(thought, chosen)
+        if thought.rewound != len(self.state.table.rewound) or self.proposer.guesses_wait:
+            return False
         seen = self.state.seen
         return seen is None or chosen.key is None or chosen.answered is not None or chosen.key not in seen
 

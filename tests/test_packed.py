@@ -61,9 +61,9 @@ def test_what_is_packed_is_what_it_was(space: Space, data: st.DataObject) -> Non
     records = [encode(fact, space) for fact in state.facts(each=each)]
     single = [encode(fact, space) for fact in state.facts()]
     ids = state.table.ids.tolist()
-    last = ids.index(state.next_id - 1) if state.next_id - 1 in ids else state.told
-    asked_at = min(state.asked_at, last)
     told = state.next_id - 1 in ids
+    last = ids.index(state.next_id - 1) if told else state.told
+    asked_at = min(state.asked_at, last)
     together = state.told if state.reason is not None or (told and asked_at == last) else asked_at
     assert (b'"kind":"trials"' in b"".join(records)) == (each > 0 and together > 0)
     tree = data.draw(st.sampled_from([space, space, *SPACES, *OTHERS])).tree

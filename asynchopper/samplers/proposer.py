@@ -100,7 +100,7 @@ class Proposer:
             first = self._first(state)
             if first is not None:
                 return first
-        schedule, seen = self._schedule, state.seen
+        schedule = self._schedule
         seeding, temperature = schedule.seeding(state, progress, elapsed), schedule.temperature(progress)
         large = state.space.size >= LARGE
         if self._make_together is not None and not large:
@@ -117,10 +117,7 @@ class Proposer:
             self._quick = 0
             return view
         self._quick += 1
-        if seen is None:
-            return Next(proposal, None)
-        key = state.space.key(proposal.values)
-        return Next(proposal, key) if key not in seen else self._instead(view, rng, self._prompt, proposal, key)
+        return self._fresh(view, rng, self._prompt, proposal)
 
     @property
     def guesses_wait(self) -> bool:
@@ -145,18 +142,18 @@ class Proposer:
     def think(self, view: View) -> Next | None:
         """The candidate of a view, or `None` when the space is used up. May be called in any thread, one call at a time."""
         view.forget_latest()
-        rng, seen = self._streams.at(view.then.number, self._lane), view.state.seen
-        proposal = self._sampler.propose(view, rng)
-        if seen is None:
-            return Next(proposal, None)
-        key = view.space.key(proposal.values)
-        if key not in seen:
-            return Next(proposal, key)
-        return self._instead(view, rng, self._sampler.propose, proposal, key)
+        rng, propose = self._streams.at(view.then.number, self._lane), self._sampler.propose
+        return self._fresh(view, rng, propose, propose(view, rng))
 
-    def _instead(self, view: View, rng: Generator, propose: _Propose, proposal: Proposal, key: int) -> Next | None:
-        """The answer to a candidate that has been asked, where answers are wanted, or another one."""
-        trial_of = view.state.trial_of
+    def _fresh(self, view: View, rng: Generator, propose: _Propose, proposal: Proposal) -> Next | None:
+        """The candidate; where it has been asked before, its answer, if answers are wanted, or another one."""
+        state = view.state
+        if state.seen is None:
+            return Next(proposal, None)
+        key = state.space.key(proposal.values)
+        if key not in state.seen:
+            return Next(proposal, key)
+        trial_of = state.trial_of
         if trial_of is not None and (row := _finished_row(view, trial_of[key])) is not None:
             return Next(proposal, key, row)
         return self._other(view, rng, propose)
