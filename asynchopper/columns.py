@@ -114,11 +114,11 @@ class Notes(Mapping[int, Json]):
             return [self._moves[row], self._steps[row], self._parents[row]]
         return self._other.get(row, default)
 
-    def usual(self, row: int) -> tuple[int, float, int] | None:
-        """The note of a row where it has the common form."""
-        if row < len(self._moves) and (move := self._moves[row]) >= 0:
-            return move, self._steps[row], self._parents[row]
-        return None
+    @property
+    def usual(self) -> tuple[array[int], array[float], array[int]]:
+        """Those of the common form, by columns, which may end before the last row; the first number is negative where a row
+        has none."""
+        return self._moves, self._steps, self._parents
 
     def __getitem__(self, row: int) -> Json:
         note = self.get(row)
@@ -131,7 +131,8 @@ class Notes(Mapping[int, Json]):
         if not _is_common(note):
             self._other[row] = note
             return
-        self._fill(row)
+        if row > len(self._moves):
+            self._fill(row)
         self._moves.append(note[0])
         self._steps.append(note[1])
         self._parents.append(note[2])
@@ -176,8 +177,7 @@ class Notes(Mapping[int, Json]):
             del self._other[row]
 
     def _fill(self, row: int) -> None:
-        gap = row - len(self._moves)
-        if gap > 0:
-            self._moves.extend([-1] * gap)
-            self._steps.extend([0.0] * gap)
-            self._parents.extend([0] * gap)
+        gap = max(0, row - len(self._moves))
+        self._moves.extend([-1] * gap)
+        self._steps.extend([0.0] * gap)
+        self._parents.extend([0] * gap)

@@ -55,7 +55,7 @@ class Engine:
         self.phase = Phase.RUNNING
         self.reason: str | None = None
         self.error: BaseException | None = None
-        self._running: dict[int, tuple[RunningTrial, asyncio.Task[None] | _Known]] = {}
+        self._running: dict[int, RunningTrial] = {}
         self._arrived: deque[tuple[RunningTrial, Outcome]] = deque()
         self._expired: set[RunningTrial] = set()  # they have taken too long, and have not ended
         self._waiter: asyncio.Future[None] | None = None
@@ -109,7 +109,7 @@ class Engine:
             self.watchers.give_up((self.grace_s if self.phase is Phase.RUNNING else 0.0) + _STUBBORN_S)
         if self.phase is Phase.RUNNING:
             self.phase, self.reason = Phase.DRAINING, reason
-            for trial, _ in self._running.values():
+            for trial in self._running.values():
                 trial.interrupted.set()
             self._timers.append(self._event_loop.call_later(self.grace_s, self.cancel, reason))
             self._wake()
@@ -126,10 +126,11 @@ class Engine:
             return
         patience_s = _STUBBORN_S if self.phase is Phase.DRAINING else max(self.grace_s, _STUBBORN_S)
         self.phase, self.reason = Phase.CANCELLED, self.reason or reason
-        for trial, task in self._running.values():
+        for trial in self._running.values():
             trial._taken = True
             trial.interrupted.set()
-            task.cancel()
+            if trial._task is not None:
+                trial._task.cancel()
             if not trial._begun:  # a task that is cancelled before its first step never says so itself
                 self._arrived.append((trial, Interrupted()))
         self._timers.append(self._event_loop.call_later(patience_s, self._leave_behind))
@@ -138,7 +139,7 @@ class Engine:
     def _leave_behind(self) -> None:
         """What does not end when cancelled is not waited for."""
         arrived = {trial.id for trial, _ in self._arrived}
-        for trial, _ in self._running.values():
+        for trial in self._running.values():
             if trial.id not in arrived:
                 _log.warning(_STUBBORN, trial.id)
                 self._arrived.append((trial, Interrupted()))
@@ -239,11 +240,11 @@ class Engine:
         for told in news:
             self.watchers.told(told)
 
-    def _go_on(self, here: bool) -> RunningTrial | None:
+    def _go_on(self, here: asyncio.Task[None] | None) -> RunningTrial | None:
         """Where nothing else runs: the next round, at once, in the task that has ended. It spares the consumer's task, which
         is half of what such a round costs.
 
-        Where it may go on `here`, the next trial is given back, and needs no task of its own either.
+        Where it may go on `here`, in the same task, the next trial is given back, and needs none of its own either.
         """
         waiter, bare, ledger = self._waiter, self._bare, self.ledger
         if (
@@ -265,11 +266,15 @@ class Engine:
                 self._aloft = asked
                 ledger.journal.commit_soon(self._land)
                 return None
-            if here and self._together and len(asked) == 1 and asked[0][1] is None and self._in_time(asked[0][0]):
+            if (
+                here is not None
+                and self._together
+                and len(asked) == 1
+                and asked[0][1] is None
+                and self._in_time(asked[0][0])
+            ):
                 new = asked.pop()[0]
-                task = asyncio.current_task()
-                assert task is not None
-                self._running[new.id] = (new, task)
+                new._task, self._running[new.id] = here, new
                 self._together -= 1
             self._proceed(asked)
         except BaseException as e:
@@ -343,21 +348,22 @@ class Engine:
             known = Interrupted()  # stopped while it was being made durable
         if known is not None:
             trial._begun = True
-            self._running[trial.id] = (trial, _NO_TASK)
+            self._running[trial.id] = trial
             self._arrived.append((trial, known))
         else:
-            task = self._event_loop.create_task(self._evaluate(trial), context=self._context.copy())
-            self._running[trial.id] = (trial, task)
+            self._running[trial.id] = trial
+            trial._task = self._event_loop.create_task(self._evaluate(trial), context=self._context.copy())
 
     async def _evaluate(self, trial: RunningTrial) -> None:
-        evaluation, task = self.evaluation, asyncio.current_task()
-        assert task is not None
+        evaluation = self.evaluation
+        task: asyncio.Task[None] | None = None  # where the next one may follow
         if self._bare and self.concurrency == 1 and evaluation.plain and not self._watched:
             self._together, self._turned = _BARE - 1, trial.started
             self._event_loop.call_soon(self._turn)
+            task = trial._task
         new: RunningTrial | None = trial
         while new is not None:
-            trial, here = new, False
+            trial, here = new, None
             trial._begun = True
             outcome: Outcome
             try:
@@ -365,14 +371,15 @@ class Engine:
                     await evaluation.executor.ready(evaluation, trial)
                     trial.started = time.monotonic()
                 if self.timeout_s is not None:
-                    outcome = await self._evaluate_timed(trial, task, self.timeout_s)
+                    outcome = await self._evaluate_timed(trial, self.timeout_s)
                     if trial.id not in self._running:
                         return  # it was left behind
                 elif evaluation.plain:
                     _current.set(trial)
-                    context = contextvars.copy_context()
+                    context = None if task is None else contextvars.copy_context()
                     outcome = Completed(to_number(await evaluation.objective(trial.params)))
-                    here = contextvars.copy_context() == context and not task.cancelling()
+                    if task is not None and contextvars.copy_context() == context and not task.cancelling():
+                        here = task
                 else:
                     outcome = Completed(await evaluation(trial))
             except BaseException as raised:
@@ -380,7 +387,9 @@ class Engine:
             self._arrived.append((trial, outcome))
             new = self._go_on(here)
 
-    async def _evaluate_timed(self, trial: RunningTrial, task: asyncio.Task[None], timeout_s: float) -> Outcome:
+    async def _evaluate_timed(self, trial: RunningTrial, timeout_s: float) -> Outcome:
+        task = asyncio.current_task()
+        assert task is not None
         timer = self._event_loop.call_later(timeout_s, self._expire, trial, task)
         value = math.nan
         try:
@@ -427,13 +436,3 @@ class Engine:
             cancelled.__cause__ = error
             return Failed(cancelled)
         return Failed(error)
-
-
-class _Known:
-    """Stands for the task of an evaluation that needs none."""
-
-    def cancel(self) -> None:
-        pass
-
-
-_NO_TASK = _Known()

@@ -21,7 +21,7 @@ class Keys(MutableSet[int]):
     """The numbers that came last are a Python set, all before them a sorted column with two bytes each in front of it that
     say of most numbers that they are not there. A large set is several of these, by the numbers' first bits."""
 
-    __slots__ = ("_bits", "_late", "_mask", "_most", "_parts", "_shift", "_sorted")
+    __slots__ = ("_bits", "_late", "_mask", "_most", "_parts", "_shift", "_sorted", "dropped")
 
     def __init__(self, numbers: Iterable[int] | Numbers = (), shift: int = 64 - _BITS) -> None:
         """`shift` is how many bits stand behind those by which it is split."""
@@ -31,6 +31,8 @@ class Keys(MutableSet[int]):
         self._sorted = array("q")
         self._bits, self._mask = bytearray(1), 0
         self._most = _FEW
+        self.dropped = 0
+        """How often one was discarded."""
         known = np.sort(numbers if isinstance(numbers, np.ndarray) else np.fromiter(numbers, np.int64))
         self._settle(known[np.concatenate(([True], known[1:] != known[:-1]))] if len(known) else known)
 
@@ -84,6 +86,7 @@ class Keys(MutableSet[int]):
         return True
 
     def discard(self, value: int) -> None:
+        self.dropped += 1
         if self._parts is not None:
             self._part(value).discard(value)
         elif value in self._late:

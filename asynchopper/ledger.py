@@ -19,8 +19,7 @@ from asynchopper.journal import Journal
 from asynchopper.objective import Host, RunningTrial, printed
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
-from asynchopper.samplers.base import View
-from asynchopper.samplers.proposer import Next
+from asynchopper.samplers.base import Next, View
 from asynchopper.state import Asked, Ended, Saved, State, Told
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
@@ -230,8 +229,8 @@ class Ledger(Host):
                 value,
                 tuple(trial.estimates) if trial.estimates else (),
                 trial._cost,
-                round(now - trial.started, 6),  # as the log will have it
-                round(self.before + now - self._began, 6),
+                _written(now - trial.started),
+                _written(self.before + now - self._began),
                 error,
             ),
             trial,
@@ -294,6 +293,11 @@ class Ledger(Host):
             raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
         self.journal.stage(Saved(trial.id, trial.attempt, _small(state)), trial)
         await self.journal.commit()
+
+
+def _written(seconds: float) -> float:
+    """As the log will have it: to the microsecond."""
+    return int(seconds * 1e6 + 0.5) / 1e6
 
 
 def _end(outcome: Outcome) -> tuple[TrialState, str | None]:

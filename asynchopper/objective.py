@@ -72,6 +72,7 @@ class RunningTrial:
         "_host",
         "_interrupted",
         "_taken",
+        "_task",
         "attempt",
         "estimates",
         "id",
@@ -92,6 +93,8 @@ class RunningTrial:
         self.started = 0.0
         self._host = host
         self._interrupted: Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        """Where it is evaluated, unless that is elsewhere, or it has been answered already."""
         self._taken = False
         self._begun = False
 

@@ -16,8 +16,7 @@ from asynchopper.objective import RunningTrial
 from asynchopper.pruners import Pruner
 from asynchopper.records import encode
 from asynchopper.samplers import Proposer
-from asynchopper.samplers.base import View
-from asynchopper.samplers.proposer import Next
+from asynchopper.samplers.base import Next, View
 from asynchopper.shared import SharedJournal
 from asynchopper.state import FINISHED, Ended
 from asynchopper.storage import Joined, Reply

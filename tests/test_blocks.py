@@ -123,7 +123,7 @@ def test_seeds_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
         search.state.next_id = number
         keyed = seeds.next(search.state, stream)
         assert keyed is not None
-        together.append(keyed[1].values)
+        together.append(keyed.proposal.values)
     for a, b in zip(zip(*alone, strict=True), zip(*together, strict=True), strict=True):
         assert apart(list(a), list(b)) < 0.045  # one pair of samples in a thousand of this size is
 
@@ -156,7 +156,7 @@ def test_moves_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
         if p.note[0] != CMA
     ]
     in_block = [
-        sum(v != w for v, w in zip(parent.values, new, strict=True))
+        sum(v != w for v, w in zip(search.state.table.row(parent), new, strict=True))
         for parent, new, move in zip(block.parents, block.values, block.moves, strict=True)
         if move != CMA
     ]

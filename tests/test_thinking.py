@@ -16,8 +16,7 @@ import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.records import decode
 from asynchopper.samplers import Proposer
-from asynchopper.samplers.base import View
-from asynchopper.samplers.proposer import Next
+from asynchopper.samplers.base import Next, View
 from asynchopper.space import Space
 from asynchopper.state import Asked, State
 from asynchopper.storage import Entry, open_storage

@@ -22,6 +22,14 @@ Stream: TypeAlias = "Callable[[int], Generator]"
 """Random streams by number, apart from those of trials, for what a sampler makes for many trials at once."""
 
 
+class Next(NamedTuple):
+    """What to run next. `answered` is the finished trial's row when the candidate is known already."""
+
+    proposal: Proposal
+    key: int | None
+    answered: int | None = None
+
+
 class Then(NamedTuple):
     """What may be known for a trial."""
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asynchopper.samplers.base import Stream
+from asynchopper.samplers.base import Next, Stream
 from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Latent, Vector, array_at, array_unit
-from asynchopper.samplers.memory import Elite, Memory
+from asynchopper.samplers.memory import Memory
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE
-from asynchopper.space import Array, Choice, Generator
+from asynchopper.space import Array, Choice, Generator, Space
 from asynchopper.space.scalars import Normal
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -27,7 +27,7 @@ _FIRST, _SEEDS = 64, 256  # seeds in the first block, and in any other
 _APART = 2**63  # what separates the streams of seeds from those of moves
 _NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
 
-Keyed = tuple[int, Proposal]
+Column = np.ndarray[Any, Any]
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -65,41 +65,41 @@ class Seeds:
         self._coordinates = [Coordinate(leaves[i].param) for i in latent.scalars]
         self._number = -1
         self._block: list[Values] = []
+        self._keys: list[int] = []
 
-    def next(self, state: State, stream: Stream) -> Keyed | None:
-        """The seed of the next trial, and its key; `None` where it has been asked before."""
+    def next(self, state: State, stream: Stream) -> Next | None:
+        """The seed of the next trial; `None` where it has been asked before."""
         size = _FIRST if state.next_id < _FIRST else _SEEDS
         number, place = divmod(state.next_id, size)
         number += size  # no two blocks have the same
         if number != self._number:
-            self._block = self._make(size, stream(number + _APART))
+            self._block, self._keys = _listed(self.latent.space, self._make(size, stream(number + _APART)))
             self._number = number
-        new = self._block[place]
-        key = state.space.key(new)
-        return None if state.seen is not None and key in state.seen else (key, Proposal(new, "seeding"))
+        key, seen = self._keys[place], state.seen
+        return None if seen is not None and key in seen else Next(Proposal(self._block[place], "seeding"), key)
 
-    def _make(self, size: int, rng: Generator) -> list[Values]:
+    def _make(self, size: int, rng: Generator) -> list[Column]:
         latent, leaves = self.latent, self.latent.space.leaves
-        columns: list[list[Any]] = [[leaf.param.init] * size for leaf in leaves]
+        columns = _unmoved(latent.space, size)
         part = 1.0 - self.pull * rng.random(size)
         for i, coordinate, start in zip(latent.scalars, self._coordinates, latent.guess, strict=True):
             drawn = coordinate.draw(size, rng)
             if self.pull:
                 drawn = coordinate.at(start + part * (coordinate.unit(drawn) - start))
-            columns[i] = drawn.tolist()
+            columns[i] = drawn
         for i in latent.options:
-            columns[i] = _option(rng.random(size), int(leaves[i].param.cardinality)).tolist()
-        return list(zip(*columns, strict=True))
+            columns[i] = _option(rng.random(size), int(leaves[i].param.cardinality))
+        return columns
 
 
 class Block(NamedTuple):
-    """Candidates that were made together, in the order of their moves, and the order in which they are to be had."""
+    """Candidates that were made together, in the order in which they are to be had; `parents` are rows."""
 
     values: list[Values]
-    parents: list[Elite]
+    keys: list[int]
     moves: list[int]
     steps: list[float]
-    order: list[int]
+    parents: list[int]
 
 
 class Blocks:
@@ -114,39 +114,36 @@ class Blocks:
         self._others = np.array([leaves[i].param.cardinality - 1 for i in latent.options], np.float64)
         self._movable = [leaf for leaf in leaves if leaf.param.cardinality > 1]
         self._rows = self._warmth = -1
-        self._size = self._far = 0
+        self._size = 0
         self._block = Block([], [], [], [], [])
+        self._asked, self._dropped = bytearray(), 0
+        """Which of the block are known to have been asked, since so many keys were dropped."""
 
-    def next(self, state: State, temperature: float, stream: Stream) -> Keyed | None:
-        """The candidate for the next trial, and its key; `None` where all that are left have been asked before."""
-        memory = self.memory
-        rows = memory.rows
+    def next(self, state: State, temperature: float, stream: Stream) -> Next | None:
+        """The candidate for the next trial; `None` where all that are left have been asked before."""
+        rows = self.memory.rows
         warmth = round(5.0 * temperature)  # in steps, so that the block lasts
         if rows != self._rows or warmth != self._warmth:
-            self._size = memory.until - rows
+            self._size = self.memory.until - rows
             self._block = self._make(self._size + self._size // _SPARE, warmth / 5, stream(rows))
-            self._far = memory.elites[min(len(memory.elites) - 1, memory.tuning.cma_parent)].row
-            self._rows, self._warmth = rows, warmth
-        order, size = self._block.order, self._size
-        place = (state.next_id - rows) % size
-        found = self._at(order[place], state)
-        if found is None:
-            spare = (self._at(at, state) for at in order[size + place // _SPARE :])
-            found = next((keyed for keyed in spare if keyed is not None), None)
-        return found
-
-    def _at(self, at: int, state: State) -> Keyed | None:
-        """A candidate of the block; `None` where it has been asked before."""
-        values, parents, moves, steps, _ = self._block
-        new, move, seen = values[at], moves[at], state.seen
-        key = state.space.key(new)
-        if seen is not None and key in seen:
-            return None
-        return key, Proposal(new, "local", [move, steps[at], self._far if move == CMA else parents[at].row])
+            self._rows, self._warmth, self._asked = rows, warmth, bytearray(len(self._block.keys))
+        values, keys, moves, steps, parents = self._block
+        at, seen = (state.next_id - rows) % self._size, state.seen
+        if seen is not None and keys[at] in seen:
+            if seen.dropped != self._dropped:
+                self._asked, self._dropped = bytearray(len(keys)), seen.dropped
+            asked = self._asked
+            at = asked.find(0, self._size + at // _SPARE)
+            while at >= 0 and keys[at] in seen:
+                asked[at] = 1
+                at = asked.find(0, at)
+            if at < 0:
+                return None
+        return Next(Proposal(values[at], "local", [moves[at], steps[at], parents[at]]), keys[at])
 
     def _make(self, size: int, warmth: float, rng: Generator) -> Block:
         memory, latent, t = self.memory, self.memory.latent, self.memory.tuning
-        elites = memory.elites
+        elites, space = memory.elites, latent.space
         odds = list(memory.odds)
         if memory.distribution is None:
             odds[DENSE], odds[CMA] = odds[DENSE] + odds[CMA], 0.0
@@ -157,21 +154,31 @@ class Blocks:
         chosen = np.maximum(u, 0.0, out=u).astype(np.intp)  # three in four are the best
         z, moved, flips, steps = self._moves(counts, chosen, warmth, rng)
         near = elites[:10]
-        columns = [[leaf.param.init] * size for leaf in latent.space.leaves]
+        columns = _unmoved(space, size)
         for k, i in enumerate(latent.scalars):
             own = np.array([e.values[i] for e in near]).take(chosen)
-            columns[i] = np.where(moved[:, k], self._coordinates[k].at(z[:, k]), own).tolist()
+            columns[i] = np.where(moved[:, k], self._coordinates[k].at(z[:, k]), own)
         if latent.options:
             known = np.array([[e.values[i] for i in latent.options] for e in near], np.intp)
             codes = self._flipped(known, chosen, flips, counts, rng)
             for k, i in enumerate(latent.options):
-                columns[i] = codes[:, k].tolist()
-        values, parents = list(zip(*columns, strict=True)), [elites[i] for i in chosen.tolist()]
-        for at, (new, parent) in enumerate(zip(values, parents, strict=True)):
-            if new == parent.values:
+                columns[i] = codes[:, k].copy()
+        values, keys = _listed(space, columns)
+        for at, (new, place) in enumerate(zip(values, chosen.tolist(), strict=True)):
+            if new == near[place].values:
                 values[at] = self._nudged(new, rng)
-        moves = [move for move, count in enumerate(counts) for _ in range(count)]
-        return Block(values, parents, moves, _short(steps), rng.permutation(size).tolist())
+                keys[at] = space.key(values[at])
+        moves = np.repeat(np.arange(len(counts)), counts)
+        far = elites[min(len(elites) - 1, t.cma_parent)].row
+        parents = np.where(moves == CMA, far, np.array([e.row for e in near]).take(chosen))
+        order = rng.permutation(size)
+        return Block(
+            [values[at] for at in order.tolist()],
+            [keys[at] for at in order.tolist()],
+            moves[order].tolist(),
+            _short(steps[order]),
+            parents[order].tolist(),
+        )
 
     def _moves(
         self, counts: list[int], chosen: Codes, warmth: float, rng: Generator
@@ -242,6 +249,18 @@ class Blocks:
             leaf = self._movable[int(u * len(self._movable))]
             new[leaf.index] = leaf.move(values[leaf.index], v, rng, 0.1)
         return tuple(new)
+
+
+def _unmoved(space: Space, size: int) -> list[Column]:
+    """The first guess so many times."""
+    return [np.array([leaf.param.init] * size) for leaf in space.leaves]
+
+
+def _listed(space: Space, columns: list[Column]) -> tuple[list[Values], list[int]]:
+    """The candidates of these columns, and their keys."""
+    keys = space.keys(columns)
+    assert keys is not None
+    return list(zip(*[column.tolist() for column in columns], strict=True)), keys.tolist()
 
 
 def _option(u: Vector, n: int) -> np.ndarray[Any, Any]:

@@ -8,6 +8,7 @@ move found, or that were drawn from an older distribution, are taken in as injec
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,15 @@ from asynchopper.samplers.latent import Vector
 from asynchopper.samplers.linear import product
 
 FULL = 48  # coordinates; up to here
+
+
+class Point(Protocol):
+    """What a distribution is fed with."""
+
+    @property
+    def vector(self) -> Vector:
+        """The coordinates. Only those of the good ones are asked for."""
+        ...
 
 
 class Distribution:
@@ -44,10 +54,11 @@ class Distribution:
         """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
         self.floor = 0.3 * widths if widths.any() else None
         """A step in a coordinate of cells never gets so short that it cannot leave its cell."""
+        self._wide = self.floor is None
+        """Whether it is known by how much steps in coordinates of cells are too short: by `_extra`, if any are."""
         self._extra: Vector | None = None
-        self._widen()
         self.generation = 0
-        self._points: list[tuple[float, Vector]] = []
+        self._points: list[tuple[float, Point]] = []
 
     def _centre(self, points: list[tuple[float, Vector]]) -> Vector:
         mu = max(1, min(len(self.weights), len(points) // 2))
@@ -57,6 +68,8 @@ class Distribution:
 
     def sample(self, noise: Vector) -> Vector:
         """A point, from standard normal `noise`; it may lie outside the bounds."""
+        if not self._wide:
+            self._widen()
         y = self.step * (self.root @ noise)
         if self._extra is not None:
             y += self._extra * np.sign(noise)
@@ -65,6 +78,8 @@ class Distribution:
 
     def samples(self, noise: Vector) -> Vector:
         """As `sample`, a row each."""
+        if not self._wide:
+            self._widen()
         y = self.step * product(noise, self.root.T)
         if self._extra is not None:
             y += self._extra * np.sign(noise)
@@ -75,10 +90,11 @@ class Distribution:
         if self.floor is not None:
             sd = self.step * np.sqrt(np.diag(self.cov))
             self._extra = np.sqrt(np.maximum(self.floor**2 - sd**2, 0.0))
+        self._wide = True
 
-    def feed(self, loss: float, z: Vector, drawn: float = -1.0) -> None:
+    def feed(self, loss: float, point: Point, drawn: float = -1.0) -> None:
         """One evaluated point; when it was drawn makes no difference here."""
-        self._points.append((loss, z))
+        self._points.append((loss, point))
         if len(self._points) >= self.size:
             self._update()
             self._points = []
@@ -86,15 +102,16 @@ class Distribution:
     def _update(self) -> None:
         mu = len(self.weights)
         best = sorted(self._points, key=lambda p: p[0])[:mu]
-        ys = (np.array([z for _, z in best]) - self.mean) / self.step
+        ys = (np.array([point.vector for _, point in best]) - self.mean) / self.step
         norms = np.linalg.norm(product(ys, self.unroot.T), axis=1)
-        ys *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-300))[:, None]
+        if norms.max() > self.clip:
+            ys *= np.minimum(1.0, self.clip / np.maximum(norms, 1e-300))[:, None]
         yw = self.weights @ ys  # eq. 41
         self.mean = self.mean + self.step * yw  # eq. 42
         self.ps = (1 - self.cs) * self.ps + math.sqrt(self.cs * (2 - self.cs) * self.mueff) * (
             self.unroot @ yw
         )  # eq. 43
-        length = float(np.linalg.norm(self.ps))
+        length = math.sqrt(float(self.ps @ self.ps))
         self.generation += 1
         fresh = 1 - (1 - self.cs) ** (2 * self.generation)
         steady = length / math.sqrt(fresh) < (1.4 + 2 / (self.d + 1)) * self.chi
@@ -103,10 +120,12 @@ class Distribution:
             self.pc += math.sqrt(self.cc * (2 - self.cc) * self.mueff) * yw  # eq. 45
         lost = 0.0 if steady else self.c1 * self.cc * (2 - self.cc)
         keep = 1 - self.c1 - self.cmu + lost
-        self.cov = keep * self.cov + self.c1 * np.outer(self.pc, self.pc) + self.cmu * product(ys.T * self.weights, ys)
+        self.cov = (
+            keep * self.cov + self.c1 * (self.pc[:, None] * self.pc) + self.cmu * product(ys.T * self.weights, ys)
+        )
         self.cov.flat[:: self.d + 1] += 1e-12  # eq. 47
         self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
         self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44
         self.step = min(max(self.step, 1e-12), 0.6)
-        self._widen()
+        self._wide = self.floor is None

@@ -16,6 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from asynchopper.samplers.cma import Point
 from asynchopper.samplers.latent import Vector
 
 _NUMBERS = 8_000_000  # in the points of a generation, and in the means that are remembered
@@ -60,9 +61,9 @@ class Diagonal:
         y += self.mean
         return y
 
-    def feed(self, loss: float, z: Vector, drawn: float = -1.0) -> None:
+    def feed(self, loss: float, point: Point, drawn: float = -1.0) -> None:
         """One evaluated point; `drawn` is the generation that it comes from, and negative for another move's point."""
-        self._points.append((loss, z, int(drawn) if 0 <= drawn <= self.generation else self.generation))
+        self._points.append((loss, point.vector, int(drawn) if 0 <= drawn <= self.generation else self.generation))
         if len(self._points) >= self.size:
             self._update()
             self._points = []

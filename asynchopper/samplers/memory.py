@@ -161,8 +161,9 @@ class Memory:
         return None
 
     def _take_in(self, state: State, end: int) -> None:
-        table, sign, notes = state.table, self.sign, state.table.notes
+        table, sign = state.table, self.sign
         values, seconds, states = table.values, table.seconds, table.states
+        moves, steps, parents = table.notes.usual
         for row in range(self.rows, end):
             self.spent += seconds[row]
             if states[row] != COMPLETED:
@@ -172,14 +173,14 @@ class Memory:
                 self.record = loss
             if not -_LARGEST <= loss <= _LARGEST:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
-            note = notes.usual(row)
-            if note is not None and note[0] < MOVES and note[2] < row:  # a search may have been led by others before
-                if note[2] < self.since:  # it was out when this descent began
+            move = moves[row] if row < len(moves) else -1
+            if 0 <= move < MOVES and parents[row] < row:  # a search may have been led by others before
+                if parents[row] < self.since:  # it was out when this descent began
                     continue
                 if self.elites:
-                    self._learn(state, loss, row, note)
+                    self._learn(state, loss, row, move, steps[row], parents[row])
             if self.bottoms and self._at_a_bottom(self._elite(state, loss, row)):
-                if note is not None and self.elites and loss < self._losses[0]:
+                if move >= 0 and self.elites and loss < self._losses[0]:
                     self._start(row + 1)  # it leads where another one has been
                 continue
             self.completed += 1
@@ -212,9 +213,8 @@ class Memory:
         if len(self.elites) > self.room:
             del self.elites[-1], self._losses[-1]
 
-    def _learn(self, state: State, loss: float, row: int, note: tuple[int, float, int]) -> None:
-        """What the outcome says about the move that made the trial."""
-        move, step, parent = note
+    def _learn(self, state: State, loss: float, row: int, move: int, step: float, parent: int) -> None:
+        """What the outcome says about the move that made the trial, its step, and its parent."""
         t, weight = self.tuning, self.weight
         self.tried[move] += weight
         if loss < -self.sign * state.table.values[parent]:
@@ -226,14 +226,15 @@ class Memory:
             self.steps[move] = shorter if shorter >= t.shortest_step else t.first_step  # nothing is to be found here
         elif move == QUADRATIC:
             self.steps[move] = max(t.shortest_radius, t.shrink * min(self.steps[move], 4.0 * step))
-        new_best = loss < self._losses[0]
-        self._compare(loss, move, step, parent)
-        kind = move == QUADRATIC
+        new_best, kind = loss < self._losses[0], move == QUADRATIC
+        self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
+        if new_best or kind:
+            self._compare(loss, step if kind else 0.0)
         self.bets[kind] += weight
         if new_best:
             self.gains[kind] += weight
         if self.distribution is not None and (move == CMA or new_best):
-            self.distribution.feed(loss, self._elite(state, loss, row).vector, step if move == CMA else -1.0)
+            self.distribution.feed(loss, self._elite(state, loss, row), step if move == CMA else -1.0)
             if self.distribution.step < t.shortest_step:
                 self._begin()  # as wide as at first, around what is best
         self.learnt += 1
@@ -247,14 +248,14 @@ class Memory:
                 self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC], self.weight
                 self._odds = None
 
-    def _compare(self, loss: float, move: int, step: float, parent: int) -> None:
-        """Whether something was gained, and whether the ground around the best trial is level."""
+    def _compare(self, loss: float, step: float) -> None:
+        """Whether something was gained, and by a step of the quadratic, if it was one, whether the ground around the best
+        trial is level."""
         t, best = self.tuning, self._losses[0]
         spread = self._losses[len(self._losses) // 2] - best
-        self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
         if loss < best - t.worth * spread:
             self.idle, self.level = 0, False
-        if move == QUADRATIC and 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:
+        if 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:
             self.level = True
 
     def _at_a_bottom(self, elite: Elite) -> bool:

@@ -8,8 +8,8 @@ from weakref import ref
 
 import numpy as np
 
-from asynchopper.samplers.base import Source, Stream, View, then_of
-from asynchopper.samplers.block import Blocks, Keyed, Seeds
+from asynchopper.samplers.base import Next, Source, Stream, View, then_of
+from asynchopper.samplers.block import Blocks, Seeds
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
@@ -99,8 +99,8 @@ class PortfolioSampler:
                 values[i] = at(start + part * (unit(value) - start))
         return tuple(values)
 
-    def together(self, state: State, seeding: bool, fixed: bool, temperature: float, stream: Stream) -> Keyed | None:
-        """A candidate of those that were made together, and its key, where there are such; it needs no draws of its own."""
+    def together(self, state: State, seeding: bool, fixed: bool, temperature: float, stream: Stream) -> Next | None:
+        """A candidate of those that were made together, where there are such; it needs no draws of its own."""
         swift = self._memory is not None and self._memory.swift
         memory = self._recall(state, len(state.table.ids) if swift else state.asked_at)
         latent = memory.latent
@@ -116,9 +116,12 @@ class PortfolioSampler:
             return self._blocks.next(state, temperature, stream)
         if memory.rows - memory.since >= memory.first and memory.elites and not fixed:
             return None
-        then = then_of(state)
-        if memory.since or not self._seeding(self._recall(state, then.known), state, seeding, fixed, then.out):
+        if memory.since:
             return None  # seeds of a later descent are not moved to the first guess
+        if memory.elites or len(state.table.ids) > memory.rows:
+            then = then_of(state)
+            if not self._seeding(self._recall(state, then.known), state, seeding, fixed, then.out):
+                return None
         if self._seeds is None or self._seeds.latent is not latent:
             self._seeds = Seeds(latent, self._tuning.pull if 0 < latent.d <= self._tuning.wide else 0.0)
         return self._seeds.next(state, stream)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Set
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from asynchopper.budget import Schedule
-from asynchopper.samplers.base import LARGE, Sampler, View
+from asynchopper.samplers.base import LARGE, Next, Sampler, View
 from asynchopper.space import Generator, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -45,14 +45,6 @@ class Streams:
         state["has_uint32"] = 0
         self._bits.state = state
         return self._generator
-
-
-class Next(NamedTuple):
-    """What to run next. `answered` is the finished trial's row when the candidate is known already."""
-
-    proposal: Proposal
-    key: int | None
-    answered: int | None = None
 
 
 class Proposer:
@@ -104,9 +96,9 @@ class Proposer:
         seeding, temperature = schedule.seeding(state, progress, elapsed), schedule.temperature(progress)
         large = state.space.size >= LARGE
         if self._make_together is not None and not large:
-            found = self._make_together(state, seeding, self._fixed, temperature, self._stream)
+            found: Next | None = self._make_together(state, seeding, self._fixed, temperature, self._stream)
             if found is not None:
-                return Next(found[1], found[0])
+                return found
         view = View(state, progress, seeding, temperature, self._fixed)
         if large:
             self._quick = 0

@@ -38,7 +38,7 @@ class Choice(Parameter):
                 f"choice(labels=...): {self.n} options need {self.n} different labels, got {list(labels)!r}"
             )
         self.labels = tuple(labels) if labels is not None else None
-        self._shared = all(own(o) is o for o in self.options)
+        self.shared = all(own(o) is o for o in self.options)
         self.nested = any(has_parameter(o) for o in self.options)
         self.cardinality = self.n
         self._stored, self.unstorable = self._stored_forms()
@@ -133,7 +133,7 @@ class Choice(Parameter):
 
     def show(self, value: int) -> Any:
         option = self.options[value]
-        return option if self._shared else own(option)
+        return option if self.shared else own(option)
 
     def key(self, value: int) -> bytes:
         return b"%d" % value

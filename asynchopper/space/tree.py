@@ -83,9 +83,11 @@ class Space:
 
     def _flat_template(
         self,
-    ) -> tuple[dict[Any, Any], list[tuple[Any, Constant]], list[Any], list[tuple[Any, int, Parameter]]] | None:
-        """For the common space, one dict of scalars: what to copy, the constants to copy deeply, the keys to fill, the keys
-        whose value is shown."""
+    ) -> (
+        tuple[dict[Any, Any], list[tuple[Any, Constant]], list[Any], list[tuple[Any, int, Callable[[Any], Any]]]] | None
+    ):
+        """For the common space, one dict of scalars: what to copy, the constants to copy deeply, the keys to fill, and the keys
+        whose value is shown, with what shows it."""
         root = self._root
         if not isinstance(root, dict) or not all(isinstance(v, (Leaf, Constant)) for v in root.values()):
             return None
@@ -93,7 +95,7 @@ class Space:
         copied = [(k, v) for k, v in root.items() if isinstance(v, Constant) and not v.shared]
         keys = [k for k, v in root.items() if isinstance(v, Leaf)]
         shown = [
-            (k, v.index, v.param)
+            (k, v.index, _show_of(v.param))
             for k, v in root.items()
             if isinstance(v, Leaf) and type(v.param).show is not Scalar.show
         ]
@@ -212,13 +214,12 @@ class Space:
         parts = [b"" if v is None else leaf.param.key(v) for leaf, v in zip(self.leaves, values, strict=True)]
         return hash(b"".join([b"%d:" % len(p) + p for p in parts]))
 
-    def keys(self, columns: Sequence[array[Any] | None]) -> Column | None:
+    def keys(self, columns: Sequence[array[Any] | Column | None]) -> Column | None:
         """The `key` of each of many candidates, by columns; `None` where that takes them one by one."""
         if self._pack is None or not columns or any(c is None for c in columns):
             return None
-        table = np.empty((len(columns[0] or ()), self.n), np.uint64)
-        for i, numbers in enumerate(columns):
-            table[:, i] = np.frombuffer(numbers or b"", np.uint64)
+        known = [np.frombuffer(c, np.uint64) for c in columns if c is not None and len(c)]
+        table = np.stack(known, axis=1) if known else np.empty((0, self.n), np.uint64)
         text, width = table.astype("<u8", copy=False).tobytes(), 8 * self.n
         return np.fromiter((hash(text[i : i + width]) for i in range(0, len(text), width)), np.int64, len(table))
 
@@ -232,8 +233,8 @@ class Space:
             for k, constant in copied:
                 params[k] = constant.show()
             params.update(zip(keys, values, strict=True))
-            for k, i, param in shown:
-                params[k] = param.show(values[i])
+            for k, i, show in shown:
+                params[k] = show(values[i])
             return params
         built = self._build(self._root, values)
         assert isinstance(built, dict)
@@ -390,6 +391,11 @@ class Space:
             problem = why_unstorable(leaf.param)
             if problem is not None:
                 raise SpaceError(f"{leaf.path}: a checkpoint {problem}")
+
+
+def _show_of(param: Parameter) -> Callable[[Any], Any]:
+    """What shows a value, without a call of ours where the options are shown as they are."""
+    return param.options.__getitem__ if type(param) is Choice and param.shared else param.show
 
 
 def _strayed(param: Parameter, value: Any) -> bool:
