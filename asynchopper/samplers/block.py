@@ -155,18 +155,22 @@ class Blocks:
         z, moved, flips, steps = self._moves(counts, chosen, warmth, rng)
         near = elites[:10]
         columns = _unmoved(space, size)
+        same = np.ones(size, np.bool_)
         for k, i in enumerate(latent.scalars):
             own = np.array([e.values[i] for e in near]).take(chosen)
             columns[i] = np.where(moved[:, k], self._coordinates[k].at(z[:, k]), own)
+            same &= columns[i] == own
         if latent.options:
             known = np.array([[e.values[i] for i in latent.options] for e in near], np.intp)
             codes = self._flipped(known, chosen, flips, counts, rng)
+            same &= (codes == known.take(chosen, axis=0)).all(axis=1)
             for k, i in enumerate(latent.options):
                 columns[i] = codes[:, k].copy()
         values, keys = _listed(space, columns)
-        for at, (new, place) in enumerate(zip(values, chosen.tolist(), strict=True)):
-            if new == near[place].values:
-                values[at] = self._nudged(new, rng)
+        if self._movable:
+            unmoved = np.flatnonzero(same).tolist()
+            for at, (u, v) in zip(unmoved, rng.random((len(unmoved), 2)).tolist(), strict=True):
+                values[at] = self._nudged(values[at], u, v, rng)
                 keys[at] = space.key(values[at])
         moves = np.repeat(np.arange(len(counts)), counts)
         far = elites[min(len(elites) - 1, t.cma_parent)].row
@@ -210,7 +214,7 @@ class Blocks:
             pool = min(len(elites), max(4, min(memory.room, memory.completed // 2)))
             u = rng.random((5, count))
             pairs = (u[:2].ravel() * pool).astype(np.intp).tolist()
-            ends = np.array([elites[i].vector for i in pairs])
+            ends = np.concatenate([elites[i].vector for i in pairs]).reshape(len(pairs), d)
             away = ends[:count] - ends[count:] + (u[2] < 0.3)[:, None] * (elites[0].vector - base[difference])
             rate = (0.3 + 0.6 * (u[3] < 0.5))[:, None]
             z[difference] += (0.2 + 0.8 * u[4])[:, None] * away * (us[difference, :d] < rate)
@@ -241,19 +245,16 @@ class Blocks:
         np.copyto(changed, others, where=mixed)
         return np.where(flips, changed, own)
 
-    def _nudged(self, values: Values, rng: Generator) -> Values:
+    def _nudged(self, values: Values, u: float, v: float, rng: Generator) -> Values:
         """One leaf moved to a neighbour, where nothing else has changed."""
-        new = list(values)
-        if self._movable:
-            u, v = rng.random(2).tolist()
-            leaf = self._movable[int(u * len(self._movable))]
-            new[leaf.index] = leaf.move(values[leaf.index], v, rng, 0.1)
+        new, leaf = list(values), self._movable[int(u * len(self._movable))]
+        new[leaf.index] = leaf.move(values[leaf.index], v, rng, 0.1)
         return tuple(new)
 
 
 def _unmoved(space: Space, size: int) -> list[Column]:
     """The first guess so many times."""
-    return [np.array([leaf.param.init] * size) for leaf in space.leaves]
+    return [np.full(size, leaf.param.init) for leaf in space.leaves]
 
 
 def _listed(space: Space, columns: list[Column]) -> tuple[list[Values], list[int]]:

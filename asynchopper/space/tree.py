@@ -219,9 +219,10 @@ class Space:
         if self._pack is None or not columns or any(c is None for c in columns):
             return None
         known = [np.frombuffer(c, np.uint64) for c in columns if c is not None and len(c)]
-        table = np.stack(known, axis=1) if known else np.empty((0, self.n), np.uint64)
-        text, width = table.astype("<u8", copy=False).tobytes(), 8 * self.n
-        return np.fromiter((hash(text[i : i + width]) for i in range(0, len(text), width)), np.int64, len(table))
+        if not known:
+            return np.empty(0, np.int64)
+        rows = np.stack(known, axis=1).astype("<u8", copy=False).view(f"V{8 * self.n}").ravel()
+        return np.fromiter(map(hash, rows.tolist()), np.int64, len(rows))
 
     # to and from the outside
 
