@@ -20,6 +20,7 @@ from asynchopper_backends.file import FileStorage
 
 import asynchopper as ah
 from asynchopper.callbacks import Watchers
+from asynchopper.keys import Keys
 from asynchopper.ledger import Ledger
 from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
 from benchmarks.bench import Row, row
@@ -90,28 +91,30 @@ def grown(name: str, words: dict[str, Any], many: int, rounds: int) -> list[Row]
         for call, (early, late) in zip(_CALLS, taken, strict=True)
     ]
     if words.get("duplicates") is None and "random" not in name and name != "seeding":
-        what = f"{name}: candidates drawn for one that is new, at {many:,} trials"
+        what = f"{name}: candidates looked up for one that is new, at {many:,} trials"
         rows.append(row(what, [_draws(large)], f"at {few:,}", [_draws(search(few))], ""))
     return rows
 
 
+class _Counted(Keys):
+    """Counts how often it is asked whether it has a key."""
+
+    __slots__ = ("asked",)
+
+    def __contains__(self, number: Any) -> bool:
+        self.asked += 1
+        return super().__contains__(number)
+
+
 def _draws(ledger: Ledger) -> float:
-    """How many candidates are made for each that is asked: those that were asked before are drawn again. It is a count."""
-    space, keys = ledger.state.space, 0
-    known, n = space.key, 5 * _BLOCK
-
-    def counted(values: Any) -> int:
-        nonlocal keys
-        keys += 1
-        return known(values)
-
-    space.key = counted  # type: ignore[method-assign]  # each candidate that is made is looked up once
-    try:
-        for _ in range(n):
-            turn(ledger, score)
-    finally:
-        del space.key  # type: ignore[method-assign]
-    return keys / n
+    """How many candidates are looked up for each that is asked: those that were asked before are drawn again. It is a count."""
+    n, seen = 5 * _BLOCK, ledger.state.seen
+    assert seen is not None
+    counted = _Counted(seen)
+    counted.asked, ledger.state.seen = 0, counted
+    for _ in range(n):
+        turn(ledger, score)
+    return counted.asked / n
 
 
 def _block(ledger: Ledger) -> tuple[float, float, float]:

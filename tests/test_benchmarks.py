@@ -44,7 +44,7 @@ def test_a_part_is_measured_and_written_and_the_rest_of_the_page_stays(
     assert runner.main(["--quick", "--rounds", "1", "--write", "--page", str(page)]) == 0
     written = between(page, "growing")
     assert "| random: propose, and fold the asked, at 5,000 trials | at 100 |" in written
-    assert "| default: candidates drawn for one that is new" in written
+    assert "| default: candidates looked up for one that is new" in written
     assert "| file: append a result" in written
     assert "`--quick`" in written
     assert "Measured on: " in between(page, "machine")

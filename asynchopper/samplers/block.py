@@ -22,7 +22,7 @@ from asynchopper.space.scalars import Normal
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 
-_SPARE = 4  # one more candidate for so many
+_SPARE = 2  # one more candidate for so many
 _FIRST, _SEEDS = 64, 256  # seeds in the first block, and in any other
 _APART = 2**63  # what separates the streams of seeds from those of moves
 _NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
