@@ -76,10 +76,6 @@ class Engine:
         return f"Engine({self.phase.value}, {len(self._running)} running, {len(self._arrived)} arrived)"
 
     @property
-    def _cancelled(self) -> bool:
-        return self.phase is Phase.CANCELLED
-
-    @property
     def running(self) -> int:
         return len(self._running)
 
@@ -259,32 +255,24 @@ class Engine:
             self._wake()
             return None
         asked: list[_Asked] = []
-        new: RunningTrial | None = None
         try:
             self._drain(asked, True)
             if not bare:
                 self._aloft = asked
                 ledger.journal.commit_soon(self._land)
                 return None
-            if (
-                here is not None
-                and self._together
-                and len(asked) == 1
-                and asked[0][1] is None
-                and self._in_time(asked[0][0])
-            ):
-                new = asked.pop()[0]
-                new._task, self._running[new.id] = here, new
-                self._together -= 1
+            if here is not None and self._together and len(asked) == 1:
+                new, known = asked[0]
+                if known is None and new.started - self._turned < _TOGETHER_S and not self.hurried:
+                    new._task, self._running[new.id] = here, new
+                    self._together -= 1
+                    return new  # nobody watches, and nothing is made ahead for one at a time
             self._proceed(asked)
         except BaseException as e:
             self._failed = e
         if not self._goes_on():
             self._wake()
-        return None if self._failed is not None or self._cancelled else new
-
-    def _in_time(self, new: RunningTrial) -> bool:
-        return new.started - self._turned < _TOGETHER_S and not self.hurried
+        return None
 
     def _turn(self) -> None:
         """The loop has had its turn: whatever waited for it goes on in a task of its own."""
