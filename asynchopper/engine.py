@@ -30,7 +30,8 @@ _log = logging.getLogger("asynchopper")
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
 _BARE = 16  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
 _ROUND_S = 0.005  # for so long at most, candidates are chosen before the loop has its turn
-_TOGETHER_S = 0.001  # for so long at most, evaluations that never wait follow each other before the loop has its turn
+_TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
+_TOGETHER_S = 0.001  # and for so long
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
 _STUBBORN = "trial %d ignores its cancellation; it is left behind"
 
@@ -346,7 +347,7 @@ class Engine:
         evaluation = self.evaluation
         task: asyncio.Task[None] | None = None  # where the next one may follow
         if self._bare and self.concurrency == 1 and evaluation.plain and not self._watched:
-            self._together, self._turned = _BARE - 1, trial.started
+            self._together, self._turned = _TOGETHER - 1, trial.started
             self._event_loop.call_soon(self._turn)
             task = trial._task
         new: RunningTrial | None = trial
