@@ -18,8 +18,7 @@ import numpy as np
 from asynchopper.columns import Column, NoteColumns, listed
 from asynchopper.history import CODES, COMPLETED, Rows
 from asynchopper.space.typed import Typed
-from asynchopper.state import State
-from asynchopper.trial import Pending
+from asynchopper.state import Asked, State
 from asynchopper.values import COUNT_LIMIT, unspell
 
 _ORIGINS = 2**15  # as many as a column can tell apart
@@ -422,7 +421,7 @@ class Bulk:
             zip(*map(listed, out.values), strict=True),
             strict=True,
         ):
-            pending[id] = Pending(id, attempt, values, names[origin], [move, step, parent] if move >= 0 else None)
+            pending[id] = Asked(id, attempt, values, names[origin], [move, step, parent] if move >= 0 else None)
             if self._asked_by is not None:
                 self._asked_by[id] = seq
         ordered = sorted(pending.items())

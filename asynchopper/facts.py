@@ -37,7 +37,9 @@ class Run(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A candidate is about to be evaluated. `key` is the space's own, where the caller has it already."""
+    """A candidate is about to be evaluated. `foreign` holds parameters that the present space does not know; `key` is the
+    space's own, where the caller has it already. `saved` is not of this fact: the state keeps there what a trial that is out
+    has saved."""
 
     id: int
     attempt: int
@@ -46,6 +48,7 @@ class Asked(NamedTuple):
     note: Json = None
     foreign: Mapping[str, Any] | None = None
     key: int | None = None
+    saved: Json = None
 
 
 class Finished(NamedTuple):

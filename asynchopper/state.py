@@ -11,11 +11,10 @@ Laws:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from itertools import chain, pairwise
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +33,7 @@ from asynchopper.facts import (
 from asynchopper.history import COMPLETED, ORIGINS, Rows, Table
 from asynchopper.keys import Keys
 from asynchopper.space import Space
-from asynchopper.trial import STATES, Pending, Values
+from asynchopper.trial import STATES, Values
 from asynchopper.values import Json
 
 __all__ = [
@@ -54,8 +53,6 @@ __all__ = [
 
 _MANY = 1_000  # trials that are worth being told together
 _SKIPPED = 2**20  # trials that those told together may leave out
-
-_NOTHING: Mapping[str, Any] = {}
 
 
 class Mark(NamedTuple):
@@ -90,7 +87,8 @@ class State:
         self.reason: str | None = None
         self.described: dict[str, Json] | None = None
         self.table = Table(space)
-        self.pending: dict[int, Pending] = {}
+        self.pending: dict[int, Asked] = {}
+        """The trials that were asked and not yet told."""
         self.seen: Keys | None = Keys() if remember else None
         """Key of every candidate that was asked; `None` where nobody wants to know."""
         self.trial_of: dict[int, int] | None = None
@@ -107,7 +105,7 @@ class State:
         """How many trials had finished when the last new one was asked."""
         self.pruner: PrunerSaw | None = None
         self.pruner_row = 0
-        self._undo: list[tuple[Pending | None, int | None, int | None]] | None = None
+        self._undo: list[tuple[Asked | None, int | None, int | None]] | None = None
 
     def __repr__(self) -> str:
         return f"State({len(self.table)} told, {len(self.pending)} out, best {self.best_value})"
@@ -142,7 +140,7 @@ class State:
         return self
 
     def _asked(self, fact: Asked) -> None:
-        id, attempt, values, origin, note, foreign, key = fact
+        id, _, values, origin, _, foreign, key, _ = fact
         before = None
         if id >= self.next_id:
             self.next_id = id + 1
@@ -153,8 +151,7 @@ class State:
                 if id not in self.skipped:
                     return  # finished already
                 self.skipped.discard(id)
-        new = Pending(id, attempt, values, origin, note, None if before is None else before.saved, foreign or _NOTHING)
-        self.pending[id] = new
+        self.pending[id] = fact if before is None or before.saved is None else fact._replace(saved=before.saved)
         if origin == "initial":
             self.initial_asked = True
         seen = self.seen
@@ -173,7 +170,7 @@ class State:
     def _saved(self, fact: Saved) -> None:
         before = self.pending.get(fact.id)
         if before is not None:
-            self.pending[fact.id] = replace(before, saved=fact.data)
+            self.pending[fact.id] = before._replace(saved=fact.data)
             if self._undo is not None:
                 self._undo.append((before, None, None))
 
@@ -401,10 +398,10 @@ class State:
             yield Finished(self.table, start, end)
 
     def _trials(
-        self, start: int, rows: int, asked_at: int, pending: list[Pending], saw: PrunerSaw | None, seen: int
+        self, start: int, rows: int, asked_at: int, pending: list[Asked], saw: PrunerSaw | None, seen: int
     ) -> Iterator[Fact]:
         t = self.table
-        unasked: list[tuple[int, int | Pending]] = [(t.ids[row], row) for row in range(start, rows)]
+        unasked: list[tuple[int, int | Asked]] = [(t.ids[row], row) for row in range(start, rows)]
         unasked += [(p.id, p) for p in pending]
         unasked.sort(key=itemgetter(0), reverse=True)
         for row in range(start, rows):
@@ -428,10 +425,10 @@ class State:
         while unasked:
             yield self._asked_as(unasked.pop()[1])
 
-    def _asked_as(self, trial: int | Pending) -> Asked:
+    def _asked_as(self, trial: int | Asked) -> Asked:
         """The fact by which a trial was last asked; of a finished one by its row."""
-        if isinstance(trial, Pending):
-            return Asked(trial.id, trial.attempt, trial.values, trial.origin, trial.note, trial.foreign)
+        if isinstance(trial, Asked):
+            return trial._replace(key=None, saved=None)
         t, row = self.table, trial
         origin = t.origin_names[t.origins[row]]
         return Asked(t.ids[row], t.attempts[row], t.row(row), origin, t.notes.get(row), t.foreign.get(row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -83,19 +83,6 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)) and type(a) is type(b):
         return len(a) == len(b) and all(map(same, a, b))
     return a is b or bool(a == b)
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """A trial that was asked and not yet told. `foreign` holds parameters that the present space does not know."""
-
-    id: int
-    attempt: int
-    values: Values
-    origin: str
-    note: Any = None
-    saved: Any = None
-    foreign: Mapping[str, Any] = field(default_factory=dict)
 
 
 def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[Any, Any]:

@@ -173,8 +173,9 @@ class _Fold:
     def _take_singly(self, start: int, end: int) -> None:
         for entry in self._entries[start:end]:
             self._take_one(*entry)
-        for asked in self._report.state.pending.values():
-            asked.foreign = {}  # what nobody looks at would keep the others from being taken in bulk
+        pending = self._report.state.pending
+        for id, asked in pending.items():
+            pending[id] = asked._replace(foreign=None)  # what nobody looks at would keep the others from the bulk
 
     def _take_one(self, seq: int, data: bytes) -> None:
         report = self._report

@@ -61,6 +61,7 @@ facts = st.one_of(
         st.none() | st.just({"op": 1}),
         st.none() | st.just({"gone": "x"}),
         st.none(),
+        st.none(),
     ),
     tolds(),
     st.builds(Saved, counts, counts, anything),

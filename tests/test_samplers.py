@@ -362,8 +362,8 @@ def test_notes_of_another_sampler_are_no_obstacle() -> None:
     search = Driven(NUMBERS, 500)
     for note in (None, "x", [1, 2], [9, 0.1, 0], [0, "a", 0], [0, 0.1, 99], [True, 0.1, 0], {"k": 1}):
         id, _ = search.ask()
-        pending = search.state.pending[id]
-        pending.note = note
+        pending = search.state.pending
+        pending[id] = pending[id]._replace(note=note)
         search.tell(id, 1.0)
     search.run(sphere, 40)
 

@@ -98,7 +98,7 @@ def everything(state: State) -> dict[str, Any]:
         "notes": t.notes,
         "foreign": t.foreign,
         "pending": {
-            i: (p.id, p.attempt, p.values, p.origin, p.note, p.saved, dict(p.foreign)) for i, p in state.pending.items()
+            i: (p.id, p.attempt, p.values, p.origin, p.note, p.saved, p.foreign) for i, p in state.pending.items()
         },
         "seen": state.seen,
         "numbers": (
