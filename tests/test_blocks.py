@@ -163,6 +163,36 @@ def test_moves_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
     assert apart(changed, in_block) < 0.045
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_a_block_has_the_keys_of_its_candidates(space: str) -> None:
+    search = Quick(SPACES[space], 1e-4)
+    search.run(value, 300)
+    memory = search.sampler._memory
+    assert memory is not None
+    block = Blocks(memory)._make(1000, 0.6, stream(0))
+    assert block.keys == [search.state.space.key(values) for values in block.values]
+
+
+def test_a_candidate_of_a_block_is_passed_over_while_it_is_known_to_have_been_asked() -> None:
+    search = Quick(MIXED, 1e-4)
+    search.run(value, 1300)
+    memory, state = search.sampler._memory, search.state
+    assert memory is not None and state.seen is not None
+    blocks = Blocks(memory)
+    own = blocks.next(state, 0.6, stream)
+    assert own is not None and own.key is not None
+    state.seen.add(own.key)
+    spare = blocks.next(state, 0.6, stream)
+    assert spare is not None and spare.key is not None
+    state.seen.add(spare.key)
+    other = blocks.next(state, 0.6, stream)
+    assert other is not None and len({own.key, spare.key, other.key}) == 3
+    state.seen.discard(spare.key)  # it could not be made durable, or was refused
+    assert blocks.next(state, 0.6, stream) == spare
+    state.seen.discard(own.key)
+    assert blocks.next(state, 0.6, stream) == own
+
+
 @pytest.mark.parametrize("place", [0, 5, 63])
 def test_a_new_best_ends_a_block(place: int) -> None:
     search = Quick(MIXED, 1e-4)
