@@ -81,7 +81,11 @@ def grown(name: str, words: dict[str, Any], many: int, rounds: int) -> list[Row]
     large = search(many)
     taken: list[tuple[list[float], list[float]]] = [([], []) for _ in _CALLS]
     for _ in range(rounds):
-        small = [_block(search(few)) for _ in range(_TOGETHER)]
+        if few == _FEW:
+            small = [_block(search(few)) for _ in range(_TOGETHER)]
+        else:  # so many more make no difference there, and what is made for 256 at once has to be in it
+            there = search(few)
+            small = [_block(there) for _ in range(_TOGETHER)]
         late = [_block(large) for _ in range(_TOGETHER)]
         for at, figures in enumerate(taken):
             figures[0].append(statistics.mean(block[at] for block in small))
