@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -215,8 +216,9 @@ class _Fold:
         if row < 0 or row in table.foreign:
             return
         id, asked = table.ids[row], None
+        named = re.compile(rb'"id"\s*:\s*%d\b' % id)  # somebody else's JSON may have spaces
         for _, data in self._entries:
-            if b'"id":%d,' % id not in data:
+            if named.search(data) is None:
                 continue
             with contextlib.suppress(ValueError):
                 fact = decode(data, table.space)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,8 @@ from hypothesis import strategies as st
 import asynchopper as ah
 from asynchopper.cli import main
 from asynchopper.records import encode
+from asynchopper.space import Space
+from asynchopper.state import Asked, Fact, Header, Told
 from asynchopper.storage import Entry, open_storage
 from asynchopper.testing.logs import contents
 from asynchopper.testing.system import WithoutSync
@@ -325,6 +329,18 @@ def test_in_bulk_it_finds_what_it_finds_record_by_record(data: st.DataObject, mo
     with monkeypatch.context() as patch:
         patch.setattr("asynchopper.bulk.Bulk.take", lambda *_: False)
         assert in_bulk == reported(entries)
+
+
+def test_the_best_trial_is_found_in_a_record_with_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Space({"x": ah.float(0, 1)})
+    facts: list[Fact] = [Header("id", "maximize", 7, space.describe())]
+    for i in range(12):
+        facts += [Asked(i, 1, (i / 12,), "local"), Told(i, 1, "completed", float(i == 7), (), 0.0, 0.0, 0.0)]
+    records = [encode(fact, space) for fact in facts]
+    records[15] = json.dumps(orjson.loads(records[15])).encode()
+    monkeypatch.setattr("asynchopper.bulk._FEW", 1)  # so that its result is not looked at together with it
+    said = reported([Entry(i, record) for i, record in enumerate(records)])[-1]
+    assert f"  best: 1, trial 7, {{'x': {7 / 12}}}" in said
 
 
 async def test_a_plain_log_is_looked_at_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
