@@ -131,8 +131,7 @@ class Notes(Mapping[int, Json]):
         if not _is_common(note):
             self._other[row] = note
             return
-        if row > len(self._moves):
-            self._fill(row)
+        self._fill(row)
         self._moves.append(note[0])
         self._steps.append(note[1])
         self._parents.append(note[2])
@@ -177,7 +176,8 @@ class Notes(Mapping[int, Json]):
             del self._other[row]
 
     def _fill(self, row: int) -> None:
-        gap = max(0, row - len(self._moves))
-        self._moves.extend([-1] * gap)
-        self._steps.extend([0.0] * gap)
-        self._parents.extend([0] * gap)
+        gap = row - len(self._moves)
+        if gap > 0:
+            self._moves.extend([-1] * gap)
+            self._steps.extend([0.0] * gap)
+            self._parents.extend([0] * gap)

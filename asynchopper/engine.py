@@ -335,12 +335,11 @@ class Engine:
     def _start(self, trial: RunningTrial, known: Outcome | None) -> None:
         if known is None and self.phase is not Phase.RUNNING:
             known = Interrupted()  # stopped while it was being made durable
+        self._running[trial.id] = trial
         if known is not None:
             trial._begun = True
-            self._running[trial.id] = trial
             self._arrived.append((trial, known))
         else:
-            self._running[trial.id] = trial
             trial._task = self._event_loop.create_task(self._evaluate(trial), context=self._context.copy())
 
     async def _evaluate(self, trial: RunningTrial) -> None:

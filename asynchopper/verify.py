@@ -176,7 +176,8 @@ class _Fold:
             self._take_one(*entry)
         pending = self._report.state.pending
         for id, asked in pending.items():
-            pending[id] = asked._replace(foreign=None)  # what nobody looks at would keep the others from the bulk
+            if asked.foreign:  # what nobody looks at would keep the others from being taken in bulk
+                pending[id] = asked._replace(foreign=None)
 
     def _take_one(self, seq: int, data: bytes) -> None:
         report = self._report

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from asynchopper.columns import Column
 from asynchopper.samplers.base import Next, Stream
 from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Latent, Vector, array_at, array_unit
@@ -27,7 +28,6 @@ _FIRST, _SEEDS = 64, 256  # seeds in the first block, and in any other
 _APART = 2**63  # what separates the streams of seeds from those of moves
 _NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
 
-Column = np.ndarray[Any, Any]
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -80,7 +80,7 @@ class Seeds:
 
     def _make(self, size: int, rng: Generator) -> list[Column]:
         latent, leaves = self.latent, self.latent.space.leaves
-        columns = _unmoved(latent.space, size)
+        columns = _guesses(latent.space, size)
         part = 1.0 - self.pull * rng.random(size)
         for i, coordinate, start in zip(latent.scalars, self._coordinates, latent.guess, strict=True):
             drawn = coordinate.draw(size, rng)
@@ -154,7 +154,7 @@ class Blocks:
         chosen = np.maximum(u, 0.0, out=u).astype(np.intp)  # three in four are the best
         z, moved, flips, steps = self._moves(counts, chosen, warmth, rng)
         near = elites[:10]
-        columns = _unmoved(space, size)
+        columns = _guesses(space, size)
         same = np.ones(size, np.bool_)
         for k, i in enumerate(latent.scalars):
             own = np.array([e.values[i] for e in near]).take(chosen)
@@ -162,8 +162,9 @@ class Blocks:
             same &= columns[i] == own
         if latent.options:
             known = np.array([[e.values[i] for i in latent.options] for e in near], np.intp)
-            codes = self._flipped(known, chosen, flips, counts, rng)
-            same &= (codes == known.take(chosen, axis=0)).all(axis=1)
+            theirs = known.take(chosen, axis=0)
+            codes = self._flipped(known, theirs, flips, counts, rng)
+            same &= (codes == theirs).all(axis=1)
             for k, i in enumerate(latent.options):
                 columns[i] = codes[:, k].copy()
         values, keys = _listed(space, columns)
@@ -233,9 +234,8 @@ class Blocks:
         moved = z != base
         return latent.reflect(z), moved, flips, steps
 
-    def _flipped(self, known: Codes, chosen: Codes, flips: Flags, counts: list[int], rng: Generator) -> Codes:
-        """The options of the candidates: their parents', but where they change, what another elite has, or any other."""
-        own = known.take(chosen, axis=0)
+    def _flipped(self, known: Codes, own: Codes, flips: Flags, counts: list[int], rng: Generator) -> Codes:
+        """The options of the candidates: their parents' `own`, but where they change, what another elite has, or any other."""
         u = rng.random((3, *flips.shape))
         others = np.take_along_axis(known, (u[0] * len(known)).astype(np.intp), axis=0)
         changed = (u[1] * self._others).astype(np.intp)
@@ -252,7 +252,7 @@ class Blocks:
         return tuple(new)
 
 
-def _unmoved(space: Space, size: int) -> list[Column]:
+def _guesses(space: Space, size: int) -> list[Column]:
     """The first guess so many times."""
     return [np.full(size, leaf.param.init) for leaf in space.leaves]
 

@@ -54,9 +54,8 @@ class Distribution:
         """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
         self.floor = 0.3 * widths if widths.any() else None
         """A step in a coordinate of cells never gets so short that it cannot leave its cell."""
-        self._wide = self.floor is None
-        """Whether it is known by how much steps in coordinates of cells are too short: by `_extra`, if any are."""
         self._extra: Vector | None = None
+        """By how much steps in coordinates of cells are too short, once somebody has asked."""
         self.generation = 0
         self._points: list[tuple[float, Point]] = []
 
@@ -68,29 +67,21 @@ class Distribution:
 
     def sample(self, noise: Vector) -> Vector:
         """A point, from standard normal `noise`; it may lie outside the bounds."""
-        if not self._wide:
-            self._widen()
-        y = self.step * (self.root @ noise)
-        if self._extra is not None:
-            y += self._extra * np.sign(noise)
-        y += self.mean
-        return y
+        return self._placed(self.step * (self.root @ noise), noise)
 
     def samples(self, noise: Vector) -> Vector:
         """As `sample`, a row each."""
-        if not self._wide:
-            self._widen()
-        y = self.step * product(noise, self.root.T)
-        if self._extra is not None:
+        return self._placed(self.step * product(noise, self.root.T), noise)
+
+    def _placed(self, y: Vector, noise: Vector) -> Vector:
+        """Where steps from the mean lead, in place, once they are long enough to leave their cells."""
+        if self.floor is not None:
+            if self._extra is None:
+                sd = self.step * np.sqrt(np.diag(self.cov))
+                self._extra = np.sqrt(np.maximum(self.floor**2 - sd**2, 0.0))
             y += self._extra * np.sign(noise)
         y += self.mean
         return y
-
-    def _widen(self) -> None:
-        if self.floor is not None:
-            sd = self.step * np.sqrt(np.diag(self.cov))
-            self._extra = np.sqrt(np.maximum(self.floor**2 - sd**2, 0.0))
-        self._wide = True
 
     def feed(self, loss: float, point: Point, drawn: float = -1.0) -> None:
         """One evaluated point; when it was drawn makes no difference here."""
@@ -128,4 +119,4 @@ class Distribution:
         self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44
         self.step = min(max(self.step, 1e-12), 0.6)
-        self._wide = self.floor is None
+        self._extra = None

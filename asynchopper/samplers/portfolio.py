@@ -118,7 +118,7 @@ class PortfolioSampler:
             return None
         if memory.since:
             return None  # seeds of a later descent are not moved to the first guess
-        if memory.elites or len(state.table.ids) > memory.rows:
+        if memory.elites or len(state.table.ids) > memory.rows:  # where nothing is known, there is nothing but seeds
             then = then_of(state)
             if not self._seeding(self._recall(state, then.known), state, seeding, fixed, then.out):
                 return None
