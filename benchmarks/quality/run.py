@@ -30,6 +30,7 @@ from task import simulate
 TPE = {"optuna-tpe", "hyperopt-tpe"}
 NUMBERS = {"continuous", "continuous-1", "continuous-64", "noisy", "wide", "long"}
 """Suites whose spaces are numbers alone."""
+LEARNING = {"learning", "more-learning"}
 
 
 def wanted(optimizer: str, suite: str) -> bool:
@@ -38,7 +39,7 @@ def wanted(optimizer: str, suite: str) -> bool:
     in those of integers."""
     name = optimizer.split("@")[0]
     if name == "hyperopt-tpe":
-        return suite in ("options", "learning")
+        return suite in ("options", *LEARNING)
     if name == "optuna-tpe":
         return suite not in ("wide", "long", "continuous-64")
     if name == "ng-CMA":
@@ -51,7 +52,7 @@ def plays(optimizer: str, suite: str, number: int) -> bool:
     Nevergrad in mixed spaces. Two that play in half of the tasks play in the same half."""
     name = optimizer.split("@")[0]
     slow = name in TPE or (name.startswith("ng-") and suite not in NUMBERS)
-    return not slow or suite == "learning" or (number + number // 2) % 2 == 0
+    return not slow or suite in LEARNING or (number + number // 2) % 2 == 0
 
 
 def path(split: str, suite: str, optimizer: str) -> Path:
