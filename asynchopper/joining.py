@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from asynchopper.closing import closed
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
 from asynchopper.journal import Replay, fold_portion
 from asynchopper.ledger import Ledger
@@ -47,14 +48,35 @@ async def joined(
     others are at work on.
     """
     while True:
-        here = await storage.join(resume=opening.resume, overwrite=opening.overwrite)
-        if here.seq:
-            state, nothing_to_do = await _entered(storage, here, opening, mine, seed)
-            break
+        here = await storage.join(
+            resume=opening.resume, overwrite=opening.overwrite
+        )  # where it is refused, it is not ours
+        try:
+            ledger = await _taken_part(storage, here, opening, mine, seed, guesses)
+        except BaseException:
+            await closed(storage.close())
+            raise
+        if ledger is not None:
+            return ledger
+
+
+async def _taken_part(
+    storage: SharedStorage,
+    here: Joined,
+    opening: Opening,
+    mine: State,
+    seed: int | None,
+    guesses: deque[Mapping[Any, Any]],
+) -> Ledger | None:
+    """The ledger of a worker that has joined; `None` when there was no search, and another worker was faster to make it."""
+    nothing_to_do: str | None = None
+    if here.seq:
+        state, nothing_to_do = await _entered(storage, here, opening, mine, seed)
+    else:
         created = await _created(storage, opening, mine, seed)
-        if created is not None:
-            state, nothing_to_do = created, None
-            break
+        if created is None:
+            return None
+        state = created
     header = state.header
     assert header is not None
     await prepared(state, opening, seed, storage.location)

@@ -394,6 +394,8 @@ class Search:
         self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
         executor = evaluation.executor if evaluation is not None else None
+        held = False
+        """Whether the storage is this run's to close; one that was refused may be another search's."""
         try:
             if executor is not None and evaluation is not None:
                 await executor.open(evaluation)
@@ -402,13 +404,14 @@ class Search:
             else:
                 if storage is not None:
                     await storage.open(resume=opening.resume, overwrite=opening.overwrite)
+                    held = True
                 journal = await opened(opening, self._journal.state)
                 ledger = await begun(journal, opening, self._seed, self._guesses)
         except BaseException:
             self._busy = False
             if executor is not None:
                 await closed(executor.close())
-            if storage is not None:
+            if storage is not None and held:
                 await closed(storage.close())
             raise
         self._journal, self._ledger = ledger.journal, ledger

@@ -325,7 +325,7 @@ class MemoryStorage(Storage):
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
         if self._state != "closed":
-            raise StorageError(f"{self.location} is open already")
+            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
         log = self._logs.get(self.name)
         check_presence(bool(log), self.location, resume, overwrite, readonly)
         if readonly:

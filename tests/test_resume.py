@@ -18,7 +18,7 @@ from asynchopper.errors import CheckpointLocked, StorageError, StudyMismatch, Us
 from asynchopper.pruners import QuantilePruner, TopKPruner
 from asynchopper.samplers import RandomSampler
 from asynchopper.state import State
-from asynchopper.storage import MemoryStorage
+from asynchopper.storage import MemoryStorage, open_storage
 
 pytestmark = pytest.mark.every_loop
 
@@ -713,6 +713,30 @@ async def test_one_checkpoint_has_one_search_at_a_time(where: str) -> None:
     await search.run(objective, steps=3, checkpoint_path=where, quiet=True)
     assert len(search.history) == 3
     await new().run(score, steps=3, checkpoint_path=where, quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["run.ckpt", "runs/", "memory://"])
+async def test_a_storage_that_is_in_use_is_refused_and_goes_on(kind: str, tmp_path: Path) -> None:
+    storage = open_storage(f"memory://{uuid.uuid4()}" if "://" in kind else f"{tmp_path}/{kind}")
+    begun, refused = asyncio.Event(), asyncio.Event()
+
+    async def objective(params: dict[str, Any]) -> float:
+        begun.set()
+        await refused.wait()
+        return score(params)
+
+    search = new()
+    running = asyncio.create_task(search.run(objective, steps=3, storage=storage, quiet=True))
+    both = asyncio.create_task(new().run(score, steps=3, storage=storage, quiet=True))  # while it is being opened
+    async with asyncio.timeout(10.0):
+        with pytest.raises(CheckpointLocked, match="is open already"):
+            await both
+        await begun.wait()
+        with pytest.raises(CheckpointLocked, match="is open already"):
+            await new().run(score, steps=3, storage=storage, quiet=True)
+        refused.set()
+        await running
+    assert len(search.history) == 3
 
 
 async def test_loading_into_a_running_search_is_refused(tmp_path: Path) -> None:

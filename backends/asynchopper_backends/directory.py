@@ -43,6 +43,7 @@ class DirectoryStorage(PromptStorage):
         self.directory = Path(directory).expanduser().absolute()
         self.location = self._said = str(directory)
         self._file: FileStorage | None = None
+        self._opening = False
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -60,12 +61,15 @@ class DirectoryStorage(PromptStorage):
         return f"DirectoryStorage({self.location!r}, {self._file!r})"
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
-        if self._file is not None:
-            raise StorageError(f"{self.location} is open already")
+        if self._file is not None or self._opening:
+            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+        self._opening = True
         try:
             await self._open(resume, overwrite, readonly)
         except OSError as e:
             raise StorageError(f"{self._said}: {e.strerror or e}") from e
+        finally:
+            self._opening = False
 
     async def _open(self, resume: Resume, overwrite: bool, readonly: bool) -> None:
         runs = await _off_loop(self._runs)

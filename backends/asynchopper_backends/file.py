@@ -82,6 +82,7 @@ class FileStorage(PromptStorage):
         self._broken: str | None = None
         self._looked = -math.inf  # when the file's name was last looked at
         self._thread: LogThread | None = None
+        self._opening = False
 
     def __del__(self) -> None:
         self._close_fds()  # whoever drops a log without closing it must not keep others out of it
@@ -105,8 +106,9 @@ class FileStorage(PromptStorage):
     # -- the port
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
-        if self._fd >= 0:
-            raise StorageError(f"{self.location} is open already")
+        if self._fd >= 0 or self._opening:
+            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+        self._opening = True
         if self._thread is None:
             self._thread = LogThread("asynchopper-file")
         try:
@@ -114,6 +116,8 @@ class FileStorage(PromptStorage):
         except BaseException:
             await self.close()
             raise
+        finally:
+            self._opening = False
 
     async def read(self) -> AsyncIterator[Sequence[Entry]]:
         portions = self._scan()

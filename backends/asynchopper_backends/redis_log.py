@@ -62,6 +62,7 @@ class RedisLog(SharedStorage):
         self.shared = self.options.workers is None
         self.server: Server | None = None
         self._state: Literal["closed", "owner", "reader", "worker"] = "closed"
+        self._opening = False
         self._link: Link | None = None
         self._beat: Beat | None = None
         self._also: tuple[Command, ...] = ()
@@ -199,15 +200,18 @@ class RedisLog(SharedStorage):
 
     async def _carefully(self, opening: Coroutine[Any, Any, T]) -> T:
         """Opens, or leaves nothing behind: neither a lock on the server nor a connection."""
-        if self._state != "closed":
+        if self._state != "closed" or self._opening:
             opening.close()
-            raise StorageError(f"{self.location} is open already")
+            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+        self._opening = True
         task = asyncio.ensure_future(opening)
         try:
             return await asyncio.shield(task)
         except BaseException:
             await _carried(self._undo(task))
             raise
+        finally:
+            self._opening = False
 
     async def _undo(self, task: asyncio.Task[Any]) -> None:
         """What a cancelled task had sent may be done after what is sent to undo it, so it gets a moment to hear of it."""

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+from asynchopper_backends.redis import RedisStorage
+
 import asynchopper as ah
 from tests.redis.fleet import Fleet, check, count_told, log_of, told_of, wait_until
 from tests.servers import Server
@@ -135,4 +138,29 @@ async def test_a_run_ends_with_its_last_results(server: Server, name: str) -> No
     words: dict[str, Any] = {"steps": 9, "concurrency": 4, "checkpoint_path": server.url(name), "quiet": True}
     async with asyncio.timeout(5.0):  # a worker that waits for others looks after them every 10 s
         await search.run(objective, callbacks=lambda trial: last.set(), **words)
+    assert len(search.history) == 3
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+async def test_a_storage_that_is_in_use_is_refused_and_goes_on(workers: int | None, server: Server, name: str) -> None:
+    storage = RedisStorage(server.url(name) if workers is None else server.url(name, workers=workers))
+    begun, refused = asyncio.Event(), asyncio.Event()
+
+    async def objective(params: dict[str, Any]) -> float:
+        begun.set()
+        await refused.wait()
+        return params["x"]
+
+    words: dict[str, Any] = {"steps": 3, "storage": storage, "quiet": True}
+    search = ah.Search(x=ah.float(0, 1))
+    running = asyncio.create_task(search.run(objective, **words))
+    both = asyncio.create_task(ah.Search(x=ah.float(0, 1)).run(objective, **words))  # while it is being opened
+    async with asyncio.timeout(10.0):
+        with pytest.raises(ah.CheckpointLocked, match="is open already"):
+            await both
+        await begun.wait()
+        with pytest.raises(ah.CheckpointLocked, match="is open already"):
+            await ah.Search(x=ah.float(0, 1)).run(objective, **words)
+        refused.set()
+        await running
     assert len(search.history) == 3
