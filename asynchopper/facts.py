@@ -34,6 +34,8 @@ class Run(NamedTuple):
     started: str
     host: str
     pid: int
+    elapsed: float = 0.0
+    """What the search's runs had taken, where no other fact says so much."""
 
 
 class Asked(NamedTuple):
@@ -61,11 +63,13 @@ class Finished(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """The objective's own state, for its next attempt."""
+    """The objective's own state, for its next attempt. `elapsed` is what the search's runs had taken by then, where it was
+    said."""
 
     id: int
     attempt: int
     data: Json
+    elapsed: float = 0.0
 
 
 class Told(NamedTuple):

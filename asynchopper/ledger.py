@@ -291,7 +291,7 @@ class Ledger(Host):
         pending = self.state.pending.get(trial.id)
         if trial._taken or pending is None or pending.attempt != trial.attempt:
             raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
-        self.journal.stage(Saved(trial.id, trial.attempt, _small(state)), trial)
+        self.journal.stage(Saved(trial.id, trial.attempt, _small(state), _written(self.elapsed())), trial)
         await self.journal.commit()
 
 

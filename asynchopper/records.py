@@ -47,8 +47,10 @@ def encode(fact: Fact, space: Space) -> bytes:
         }
         return _dumped(body | _behind_params(fact))
     match fact:
-        case Saved(id, attempt, data):
+        case Saved(id, attempt, data, elapsed):
             body = {"kind": "saved", "id": id, "attempt": attempt, "data": to_json(data)}
+            if elapsed:
+                body["elapsed"] = round(elapsed, 6)
         case Finished(table, start, end):
             body = {"kind": "trials", **pack(table, start, end)}
         case Header(search_id, direction, seed, described, packed):
@@ -61,11 +63,13 @@ def encode(fact: Fact, space: Space) -> bytes:
                 "seed": to_json(seed),
                 "space": described,
             }
-        case Run(budget, base_steps, base_elapsed, base_cost, described, started, host, pid):
+        case Run(budget, base_steps, base_elapsed, base_cost, described, started, host, pid, elapsed):
             base = {"steps": base_steps, "elapsed": round(base_elapsed, 6), "cost": spell(base_cost)}
             body = {"kind": "run", "budget": budget, "base": base, "started": started, "host": host, "pid": pid}
             if described is not None:
                 body["space"] = described
+            if elapsed:
+                body["elapsed"] = round(elapsed, 6)
         case PrunerSaw(name, data):
             body = {"kind": "pruner", "name": name, "state": to_json(data)}
         case Ended(reason, elapsed):
@@ -180,7 +184,8 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
         table = unpack(body, space, _generator)
         return Finished(table, 0, len(table))
     if kind == "saved":
-        return Saved(_count(body["id"]), _count(body["attempt"]), from_json(body["data"]))
+        elapsed = unspell(body.get("elapsed", 0.0))
+        return Saved(_count(body["id"]), _count(body["attempt"]), from_json(body["data"]), elapsed)
     if kind == "header":
         packed = _major(body["format"]) >= FORMAT[0]
         direction, seed = body["direction"], from_json(body["seed"])
@@ -198,6 +203,7 @@ def _fact(body: dict[str, Json], space: Space) -> Fact | None:
             as_text(body["started"]),
             as_text(body["host"]),
             _count(body["pid"]),
+            unspell(body.get("elapsed", 0.0)),
         )
     if kind == "pruner":
         return PrunerSaw(as_text(body["name"]), from_json(body["state"]))

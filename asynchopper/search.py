@@ -350,7 +350,8 @@ class Search:
         if self._ledger is not None and pruner in (None, self._ledger.pruner):
             pruner, seen = self._ledger.pruner, self._ledger.observed
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
-        facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0)
+        elapsed = None if self._ledger is None else self._ledger.elapsed()
+        facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0, elapsed)
         records = await aside(lambda: [lean(encode(f, self.space)) for f in facts])
         await storage.open(resume="never", overwrite=True)
         try:

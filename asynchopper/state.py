@@ -130,6 +130,7 @@ class State:
                 self.sign = -1.0 if fact.direction == "minimize" else 1.0
             case Run():
                 self.run, self.reason = fact, None
+                self.elapsed = max(self.elapsed, fact.elapsed, fact.base_elapsed)
                 self.described = fact.space if fact.space is not None else self.described
             case PrunerSaw():
                 self.pruner, self.pruner_row = fact, len(self.table)
@@ -168,6 +169,7 @@ class State:
             self._undo.append((before, id, key))
 
     def _saved(self, fact: Saved) -> None:
+        self.elapsed = max(self.elapsed, fact.elapsed)
         before = self.pending.get(fact.id)
         if before is not None:
             self.pending[fact.id] = before._replace(saved=fact.data)
@@ -352,11 +354,14 @@ class State:
             ids = [*(table.ids[row] for row in rows), *(p.id for p in out)]
             self.trial_of = dict(zip(reversed(keys.tolist()), reversed(ids), strict=True))  # the first one's counts
 
-    def facts(self, saw: PrunerSaw | None = None, seen: int = 0, each: int = 0) -> Iterator[Fact]:
+    def facts(
+        self, saw: PrunerSaw | None = None, seen: int = 0, each: int = 0, elapsed: float | None = None
+    ) -> Iterator[Fact]:
         """A log that folds to this state as it is now: what `save` writes. Only the rows are read later.
 
         `saw` is the state of a pruner that has seen the first `seen` of the finished trials. Where so many trials have
-        finished that it is worth it, they are told `each` at a time.
+        finished that it is worth it, they are told `each` at a time. `elapsed` is what the runs have taken, where that is
+        more than has been told.
         """
         if saw is None and self.pruner is not None:
             saw, seen = self.pruner, self.pruner_row
@@ -365,7 +370,8 @@ class State:
         rows, pending = len(self.table), list(self.pending.values())
         behind: list[Fact] = []
         if self.run is not None:
-            behind.append(self.run._replace(space=self.described if self.described != self.header.space else None))
+            described = self.described if self.described != self.header.space else None
+            behind.append(self.run._replace(space=described, elapsed=self.elapsed if elapsed is None else elapsed))
         behind += [Saved(asked.id, asked.attempt, asked.saved) for asked in pending if asked.saved is not None]
         if saw is not None and seen >= rows:
             behind.append(saw)

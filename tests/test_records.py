@@ -64,7 +64,7 @@ facts = st.one_of(
         st.none(),
     ),
     tolds(),
-    st.builds(Saved, counts, counts, anything),
+    st.builds(Saved, counts, counts, anything, seconds),
     st.builds(
         Header, st.text(), st.sampled_from(["maximize", "minimize"]), st.integers(0, 2**200), st.just(SPACE.describe())
     ),
@@ -78,6 +78,7 @@ facts = st.one_of(
         st.text(),
         st.text(),
         counts,
+        seconds,
     ),
     st.builds(PrunerSaw, st.text(), anything),
     st.builds(Ended, st.text(), seconds),

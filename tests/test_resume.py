@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 import uuid
 from pathlib import Path
@@ -19,6 +20,7 @@ from asynchopper.pruners import QuantilePruner, TopKPruner
 from asynchopper.samplers import RandomSampler
 from asynchopper.state import State
 from asynchopper.storage import MemoryStorage, open_storage
+from asynchopper.verify import verify
 
 pytestmark = pytest.mark.every_loop
 
@@ -858,3 +860,38 @@ async def test_times_are_known_as_the_log_has_them(where: str) -> None:
     for times in ("seconds", "elapsed"):
         known, read = (getattr(s._journal.state.table, times).tolist() for s in (search, again))
         assert known == read
+
+
+async def test_what_a_killed_run_took_counts_up_to_what_it_last_saved(tmp_path: Path) -> None:
+    path, killed = tmp_path / "run.ckpt", tmp_path / "killed.ckpt"
+
+    async def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        await trial.save("half way")
+        shutil.copy(path, killed)  # what would be there if the process died now
+        return 0.0
+
+    await new().run(objective, steps=1, checkpoint_path=path, quiet=True)
+    report = await verify(killed)
+    assert report.state.told == 0
+    assert 0.0 < report.state.elapsed <= (await verify(path)).state.elapsed
+
+
+async def test_a_save_in_the_middle_of_a_run_knows_what_the_runs_have_taken(tmp_path: Path) -> None:
+    path, saved = tmp_path / "run.ckpt", tmp_path / "saved.ckpt"
+    search = new()
+
+    async def stopped(params: dict[str, Any]) -> float:
+        search.stop()
+        await asyncio.Event().wait()
+        return 0.0
+
+    async def saves(params: dict[str, Any]) -> float:
+        await search.save(saved)
+        return 0.0
+
+    await search.run(stopped, runtime=60, checkpoint_path=path, grace=0, quiet=True)
+    before = (await verify(path)).state.elapsed
+    await search.run(saves, steps=1, checkpoint_path=path, quiet=True)
+    report = await verify(saved)
+    assert report.state.told == 0
+    assert 0.0 < before < report.state.elapsed <= (await verify(path)).state.elapsed
