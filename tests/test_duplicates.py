@@ -264,3 +264,11 @@ async def test_a_large_finite_space_is_searched_to_its_last_point() -> None:
     search = ah.Search({"a": ah.int(1, 50), "b": ah.int(1, 50)}, seed=1)
     await search.run(lambda p: 1.0, steps=5000, quiet=True)
     assert len({key(t.params) for t in search.history}) == len(search.history) == 2500
+
+
+async def test_options_that_are_never_drawn_are_not_tried_when_the_others_are_used_up() -> None:
+    search = ah.Search(x=ah.choice("a", "b", "c", sample=lambda rng: "ab"[rng.integers(2)]), seed=1)
+    await search.run(lambda params: 0.0, steps=10, sampler=ah.RandomSampler(), quiet=True)
+    assert {trial.params["x"] for trial in search.history} == {"a", "b"}
+    assert search.outcome is not None
+    assert search.outcome.reason == "exhausted"

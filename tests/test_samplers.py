@@ -99,6 +99,33 @@ def test_it_beats_two_stages_by_far_on_a_bowl(slots: int, seconds: float) -> Non
     assert np.median(ours) < 0.1 * np.median(theirs)
 
 
+@pytest.mark.parametrize("alone", [ah.choice("only"), ah.choice(1), ah.int(3, 3), ah.float(2.0, 2.0, shape=2)])
+def test_what_has_one_value_is_there_when_its_branch_is_taken(alone: Any) -> None:
+    tree = {"m": ah.choice({"name": "a", "k": alone}, {"name": "b", "x": ah.float(0, 1)}, alone)}
+
+    def objective(params: dict[str, Any]) -> float:
+        return float(params["m"].get("x", 0.5)) if isinstance(params["m"], dict) else 0.6
+
+    for seed in range(20):
+        Driven(tree, 100, seed).run(objective, 60)
+
+
+def far_out(params: dict[str, Any]) -> float:
+    return -math.log1p(float(abs(params["x"] if np.ndim(params["x"]) == 0 else params["x"][0])))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "tree", [{"x": ah.float(init=1.7e308), "y": ah.float()}, {"x": ah.float(shape=2, init=1.7e308)}]
+)
+@pytest.mark.parametrize("seconds", [1.0, 0.0], ids=["model", "cheap"])
+def test_numbers_without_bounds_stay_finite(seconds: float, tree: dict[str, Any]) -> None:
+    search = Driven(tree, 1500, 2, seconds)
+    search.run(far_out, 150 if seconds else 1500)
+    for column in search.state.table.columns:
+        assert np.isfinite(np.array(list(column), np.float64)).all()
+
+
 @pytest.mark.parametrize("slots", [1, 16, 64])
 def test_hundreds_of_numbers_come_nearer_with_any_number_of_slots(slots: int) -> None:
     def away(params: dict[str, Any]) -> float:

@@ -21,6 +21,7 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 __all__ = ["Latent", "Vector", "array_at", "array_unit", "mirror", "reflect"]
 
 _NARROW = 64  # coordinates; up to here a list of floats is faster than an array
+_FARTHEST = 1e50  # where there are no bounds: the sixth power of a distance is a float still
 
 
 class Latent:
@@ -34,6 +35,8 @@ class Latent:
         """Leaves with many: (leaf, first coordinate, one past the last). They follow the scalars."""
         self.options: list[int] = []
         """Leaves that are moved by name: options without an order, and what has moves of its own."""
+        self.still: set[int] = set()
+        """Leaves that have one value, and neither a coordinate nor a name to move by."""
         owned = False
         for leaf in space.leaves:
             param = leaf.param
@@ -45,6 +48,8 @@ class Latent:
                 self.scalars.append(leaf.index)
             elif param.cardinality > 1:
                 self.options.append(leaf.index)
+            else:
+                self.still.add(leaf.index)
         d = len(self.scalars)
         for k, (i, _, _) in enumerate(self.arrays):
             size = space.leaves[i].param.size
@@ -165,12 +170,14 @@ def mirror(z: Vector) -> Vector:
 def array_at(param: Any, z: Vector) -> np.ndarray[Any, Any]:
     s = param.scalar
     if isinstance(s, Normal):
-        return np.asarray(param._rounded((z - 0.5) * 6.0))
+        return np.asarray(param._rounded(np.clip((z - 0.5) * 6.0, -_FARTHEST, _FARTHEST)))
     return np.asarray(param.at(z))
 
 
 def array_unit(param: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return value / 6.0 + 0.5 if isinstance(param.scalar, Normal) else np.asarray(param.unit(value))
+    if isinstance(param.scalar, Normal):
+        return np.asarray(np.clip(value, -_FARTHEST, _FARTHEST) / 6.0 + 0.5)
+    return np.asarray(param.unit(value))
 
 
 def _at(param: Any) -> Callable[[float], Any]:
@@ -178,7 +185,7 @@ def _at(param: Any) -> Callable[[float], Any]:
         n = param.n
         return lambda z: min(int(z * n), n - 1)
     if isinstance(param, Normal):
-        return lambda z: param._round((z - 0.5) * 6.0)
+        return lambda z: param._round(min(max((z - 0.5) * 6.0, -_FARTHEST), _FARTHEST))
     at: Callable[[float], Any] = param.at
     return at
 
@@ -188,7 +195,7 @@ def _unit(param: Any) -> Callable[[Any], float]:
         n = param.n
         return lambda v: (v + 0.5) / n
     if isinstance(param, Normal):
-        return lambda v: v / 6.0 + 0.5
+        return lambda v: min(max(v, -_FARTHEST), _FARTHEST) / 6.0 + 0.5
     unit: Callable[[Any], float] = param.unit
     return unit
 

@@ -39,7 +39,7 @@ class PortfolioSampler:
         if prompt is not None:
             return prompt
         memory = self._recall(view.state, view.then.known)
-        found = self._downhill(memory, view) if rng.random() < memory.quadratic else None
+        found = self._downhill(memory, view, rng) if rng.random() < memory.quadratic else None
         return self._screened(memory, view, rng) if found is None else found
 
     def prompt(self, view: View, rng: Generator) -> Proposal | None:
@@ -170,15 +170,15 @@ class PortfolioSampler:
         found, space, seen = self._screen.ranked(view, rng), view.space, view.state.seen
         at = found.order[0]
         for i in found.order:  # the first one that was never asked; where there is none, the proposer looks further
-            new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist())
+            new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist(), rng)
             if seen is None or space.key(new) not in seen:
                 at = i
                 break
         else:
-            new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist())
+            new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist(), rng)
         return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
 
-    def _downhill(self, memory: Memory, view: View) -> Proposal | None:
+    def _downhill(self, memory: Memory, view: View, rng: Generator) -> Proposal | None:
         """The lowest point of a quadratic around the best trial; `None` where there is none that was never asked. So what has
         been told gives one at most, however many are out."""
         assert self._screen is not None
@@ -189,7 +189,7 @@ class PortfolioSampler:
         best, seen = memory.elites[0], view.state.seen
         if not step > 0:
             return None
-        new = self._written(memory, best, z, codes)
+        new = self._written(memory, best, z, codes, rng)
         if seen is not None:
             known = view.space.key(new) in seen
         else:
@@ -200,7 +200,7 @@ class PortfolioSampler:
             return None
         return Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
 
-    def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int]) -> Values:
+    def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int], rng: Generator) -> Values:
         """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""
         latent, space = memory.latent, memory.latent.space
         values: list[Any] = list(parent.values)
@@ -213,7 +213,10 @@ class PortfolioSampler:
                 if values[leaf.parent[0]] != leaf.parent[1]:
                     values[i] = None
                 elif values[i] is None:
-                    new.add(i)
+                    if i in latent.still:
+                        values[i] = leaf.draw(0.5, rng)
+                    else:
+                        new.add(i)
         latent.fill(values, z, z != parent.vector, frozenset(new))
         return tuple(values)
 

@@ -18,6 +18,8 @@ def cardinality(node: Node) -> float:
     """How many different candidates there are; infinite beyond 64 bits, and where only its author can count a parameter."""
     if isinstance(node, Leaf):
         param = node.param
+        if param.user_sample is not None:  # it may give some of the options only
+            return math.inf
         return param.cardinality if param.cardinality <= 1 or isinstance(param, (Grid, Array, Choice)) else math.inf
     if isinstance(node, Branch):
         if node.leaf.param.user_sample is not None:
