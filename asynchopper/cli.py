@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,15 +25,25 @@ _STATUSES = """exit status:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; gives its exit status."""
     words = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no damage
     try:
         if words.command == "repair":
-            return asyncio.run(_repair(words.source, words.target))
-        if words.command == "copy":
-            return asyncio.run(_copy(words.source, words.target, words.overwrite))
-        return asyncio.run(_verify(words.paths))
+            status = asyncio.run(_repair(words.source, words.target))
+        elif words.command == "copy":
+            status = asyncio.run(_copy(words.source, words.target, words.overwrite))
+        else:
+            status = asyncio.run(_verify(words.paths))
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return UNREADABLE
+    except OSError as e:
+        print(f"the output cannot be written: {e.strerror or e}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return UNREADABLE
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,27 +82,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _verify(paths: Sequence[str]) -> int:
-    status = WHOLE
+    statuses = {WHOLE}
     for path in [p for given in paths for p in _logs(given)]:
         try:
             report = await verify(path)
         except AsynchopperError as e:
             print(e, file=sys.stderr)
-            status = max(status, UNREADABLE)
+            statuses.add(UNREADABLE)
             continue
         print(*report.lines(), sep="\n")
         if report.damage:
-            status = max(status, DAMAGED)
+            statuses.add(DAMAGED)
             new = f"{path}.repaired"
             print(f"  save what is intact with: asynchopper repair {path} {new}")
-    return status
+    return DAMAGED if DAMAGED in statuses else max(statuses)
 
 
 def _logs(path: str) -> list[str]:
     """The logs that a path means: itself, or those in it."""
     if "://" in path or not Path(path).is_dir():
         return [path]
-    return sorted(map(str, Path(path).glob("*.ckpt"))) or [path]
+    logs = sorted(Path(path).glob("*.ckpt"))
+    for log in logs:
+        if not log.stat().st_size:
+            print(f"{log}: empty, and passed over: nothing was ever written in it")
+    return [str(log) for log in logs if log.stat().st_size] or [path]
 
 
 async def _repair(source: str, target: str) -> int:

@@ -38,7 +38,7 @@ from asynchopper.session import Session
 from asynchopper.signals import Signals
 from asynchopper.space import Space, merge
 from asynchopper.state import PrunerSaw, State
-from asynchopper.storage import Location, Resume, SharedStorage, Storage, aside, open_storage
+from asynchopper.storage import Location, Resume, SharedStorage, Storage, aside, expanded, open_storage
 from asynchopper.trial import Trial
 
 
@@ -360,7 +360,7 @@ class Search:
             await storage.append(records)
         finally:
             await storage.close()
-        return str(path) if "://" in storage.location else Path(storage.location)
+        return str(path) if "://" in storage.location else expanded(storage.location)
 
     async def load(self, path: Location, pruner: Pruner | None = None) -> None:
         """Takes over everything that a checkpoint knows, in place of what this search knew.

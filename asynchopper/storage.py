@@ -382,6 +382,14 @@ def check_presence(exists: bool, location: str, resume: Resume, overwrite: bool,
         )
 
 
+def expanded(path: str | PathLike[str]) -> Path:
+    """A path whose `~` stands for a home directory; where there is no such user, it is a name like any other."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def open_storage(location: Location | Storage) -> Storage:
     """The backend for a path or a URL. Nothing is opened yet.
 
@@ -397,7 +405,7 @@ def open_storage(location: Location | Storage) -> Storage:
     if match:
         return _backend(match[1].lower()).from_url(text)
     try:
-        directory = text.endswith(("/", "\\")) or Path(text).expanduser().is_dir()
+        directory = text.endswith(("/", "\\")) or expanded(text).is_dir()
     except OSError:  # too long a name, a directory that may not be entered: the backend says so when it opens it
         directory = False
     return _backend("dir" if directory else "file").from_url(text)

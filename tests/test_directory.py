@@ -129,7 +129,7 @@ async def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("url", ["dir://elsewhere/tmp", "dir://", "dir:///tmp?x=1"])
+@pytest.mark.parametrize("url", ["dir://elsewhere/tmp", "dir://", "dir:///tmp?x=1", "dir:///tmp#1"])
 def test_urls_that_mean_nothing_are_refused(url: str) -> None:
     with pytest.raises(ah.UsageError, match="dir:///absolute/path"):
         open_storage(url)

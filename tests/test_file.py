@@ -92,6 +92,13 @@ async def test_home_is_known_by_its_sign(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", str(tmp_path))
     await run(Path("~/run.ckpt"))
     assert (tmp_path / "run.ckpt").stat().st_size > 0
+    assert await ah.Search(x=ah.float(0, 1)).save("~/saved.ckpt") == tmp_path / "saved.ckpt"
+
+
+async def test_a_sign_without_such_a_user_is_part_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    await run("~nobody-of-that-name.ckpt")
+    assert (tmp_path / "~nobody-of-that-name.ckpt").stat().st_size > 0
 
 
 async def test_a_relative_path_means_where_the_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +368,9 @@ async def test_what_must_come_first_comes_first(tmp_path: Path) -> None:
     await again.close()
 
 
-@pytest.mark.parametrize("url", ["file://elsewhere/tmp/x", "file://", "file:///", "file:///tmp/x?y=1"])
+@pytest.mark.parametrize(
+    "url", ["file://elsewhere/tmp/x", "file://", "file:///", "file:///tmp/x?y=1", "file:///tmp/x#1"]
+)
 def test_urls_that_mean_nothing_are_refused(url: str) -> None:
     with pytest.raises(ah.UsageError, match="file:///absolute/path"):
         open_storage(url)

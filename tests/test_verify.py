@@ -165,6 +165,36 @@ def test_a_directory_means_all_logs_in_it(
     assert command(capsys, "verify", runs / "run_00000.ckpt", runs / "none.ckpt")[0] == 2
 
 
+def test_an_empty_log_in_a_directory_is_passed_over(
+    logs: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is what a run leaves that was killed before it had written anything."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "run_00000.ckpt").write_bytes(logs["ended"])
+    (runs / "run_00001.ckpt").touch()
+    status, out, _ = command(capsys, "verify", runs)
+    assert status == 0
+    assert "run_00001.ckpt: empty" in out
+    (runs / "run_00000.ckpt").write_bytes(logs["ended"][:-1])
+    assert command(capsys, "verify", runs)[0] == 1
+    assert command(capsys, "verify", runs, runs / "none.ckpt")[0] == 1  # what is damaged matters most
+
+
+def test_what_the_output_cannot_hold_is_no_damage(logs: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "uni é ☃.ckpt"
+    path.write_bytes(logs["ended"])
+    words = [sys.executable, "-m", "asynchopper", "verify", str(path)]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, env=ascii_only)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("the output cannot be written: ")
+    assert "Traceback" not in ran.stderr
+
+
 async def test_a_running_search_can_be_looked_at(path: Path) -> None:
     reports = []
 

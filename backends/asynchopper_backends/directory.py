@@ -16,7 +16,7 @@ import aiofiles.os
 
 from asynchopper.errors import CheckpointLocked, StorageError, UsageError
 from asynchopper.state import FINISHED
-from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
+from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded
 from asynchopper_backends.disk import make_directories
 from asynchopper_backends.file import FileStorage, last_reason
 
@@ -40,7 +40,7 @@ class DirectoryStorage(PromptStorage):
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = Path(directory).expanduser().absolute()
+        self.directory = expanded(directory).absolute()
         self.location = self._said = str(directory)
         self._file: FileStorage | None = None
         self._opening = False
@@ -50,7 +50,7 @@ class DirectoryStorage(PromptStorage):
         if not url.lower().startswith("dir://"):
             return cls(url)
         parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost") or parts.query or not parts.path:
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path:
             raise UsageError(f"{url!r}: a directory URL is dir:///absolute/path")
         return cls(unquote(parts.path))
 

@@ -29,7 +29,7 @@ import aiofiles.os
 
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 from asynchopper.records import frame
-from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence
+from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded
 from asynchopper_backends.disk import make_directories, sync, sync_directory, write
 from asynchopper_backends.lines import (
     FIELD,
@@ -70,7 +70,7 @@ class FileStorage(PromptStorage):
     _fd = _replaced_fd = -1
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = expanded(path).absolute()
         self.location = str(path)
         self.made_name = False
         """Whether the name is ours to remove when nothing was written under it."""
@@ -92,7 +92,7 @@ class FileStorage(PromptStorage):
         if not url.lower().startswith("file://"):
             return cls(url)
         parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost") or parts.query or not parts.path.strip("/"):
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path.strip("/"):
             raise UsageError(f"{url!r}: a file URL is file:///absolute/path")
         return cls(unquote(parts.path))
 
