@@ -102,11 +102,13 @@ def _logs(path: str) -> list[str]:
     """The logs that a path means: itself, or those in it."""
     if "://" in path or not Path(path).is_dir():
         return [path]
-    logs = sorted(Path(path).glob("*.ckpt"))
-    for log in logs:
-        if not log.stat().st_size:
+    logs = []
+    for log in sorted(Path(path).glob("*.ckpt")):
+        if log.stat().st_size:
+            logs.append(str(log))
+        else:
             print(f"{log}: empty, and passed over: nothing was ever written in it")
-    return [str(log) for log in logs if log.stat().st_size] or [path]
+    return logs or [path]
 
 
 async def _repair(source: str, target: str) -> int:

@@ -48,10 +48,8 @@ async def joined(
     others are at work on.
     """
     while True:
-        here = await storage.join(
-            resume=opening.resume, overwrite=opening.overwrite
-        )  # where it is refused, it is not ours
-        try:
+        here = await storage.join(resume=opening.resume, overwrite=opening.overwrite)
+        try:  # from here on it is ours to close
             ledger = await _taken_part(storage, here, opening, mine, seed, guesses)
         except BaseException:
             await closed(storage.close())

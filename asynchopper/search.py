@@ -395,8 +395,7 @@ class Search:
         self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
         executor = evaluation.executor if evaluation is not None else None
-        held = False
-        """Whether the storage is this run's to close; one that was refused may be another search's."""
+        held = False  # a storage that is refused may be another search's, and is not this run's to close
         try:
             if executor is not None and evaluation is not None:
                 await executor.open(evaluation)

@@ -129,7 +129,7 @@ def odd(space: Space, upto: int) -> st.SearchStrategy[Fact]:
             st.none() | st.just({"gone": 3}),
         ),
         st.builds(told, ids, st.integers(1, 3), states, numbers, extras),
-        st.builds(Saved, ids, st.just(1), st.integers() | st.just({"epoch": 3})),
+        st.builds(Saved, ids, st.just(1), st.integers() | st.just({"epoch": 3}), st.floats(0, 1e6)),
         st.builds(PrunerSaw, st.just("TopKPruner"), st.just({"top": []})),
         st.builds(Ended, st.sampled_from(["steps", "stopped"]), st.floats(0, 1e6)),
         st.just(Run({"steps": 10}, 0, 0.0, 0.0, None, "2026-01-01T00:00:00+00:00", "host", 1)),

@@ -64,7 +64,7 @@ facts = st.one_of(
         elapsed=st.floats(0, 1e6),
         error=st.none() | st.just("ValueError: x"),
     ),
-    st.builds(Saved, st.integers(0, 12), st.just(1), st.integers() | st.just({"epoch": 3})),
+    st.builds(Saved, st.integers(0, 12), st.just(1), st.integers() | st.just({"epoch": 3}), st.floats(0, 1e6)),
     st.builds(PrunerSaw, st.just("TopKPruner"), st.just({"top": []})),
     st.builds(Ended, st.sampled_from(["steps", "stopped"]), st.floats(0, 1e6)),
     st.builds(
@@ -77,6 +77,7 @@ facts = st.one_of(
         st.just("2026-01-01T00:00:00+00:00"),
         st.just("host"),
         st.just(1),
+        st.floats(0, 1e6),
     ),
 )
 logs = st.lists(facts, max_size=40)
