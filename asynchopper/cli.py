@@ -99,7 +99,7 @@ async def _verify(paths: Sequence[str]) -> int:
 
 
 def _logs(path: str) -> list[str]:
-    """The logs that a path means: itself, or those in it."""
+    """The logs that a path means: itself, or those in it; says which of these hold nothing, and leaves them out."""
     if "://" in path or not Path(path).is_dir():
         return [path]
     logs = []

@@ -395,7 +395,7 @@ class Search:
         self._event_loop = asyncio.get_running_loop()
         storage = opening.storage
         executor = evaluation.executor if evaluation is not None else None
-        held = False  # a storage that is refused may be another search's, and is not this run's to close
+        held: Storage | None = None  # one that is refused may be another search's, and is not this run's to close
         try:
             if executor is not None and evaluation is not None:
                 await executor.open(evaluation)
@@ -404,15 +404,15 @@ class Search:
             else:
                 if storage is not None:
                     await storage.open(resume=opening.resume, overwrite=opening.overwrite)
-                    held = True
+                    held = storage
                 journal = await opened(opening, self._journal.state)
                 ledger = await begun(journal, opening, self._seed, self._guesses)
         except BaseException:
             self._busy = False
             if executor is not None:
                 await closed(executor.close())
-            if storage is not None and held:
-                await closed(storage.close())
+            if held is not None:
+                await closed(held.close())
             raise
         self._journal, self._ledger = ledger.journal, ledger
         self._checkpoint_path = None if storage is None else storage.location

@@ -325,7 +325,7 @@ class MemoryStorage(Storage):
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
         if self._state != "closed":
-            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+            raise open_already(self.location)
         log = self._logs.get(self.name)
         check_presence(bool(log), self.location, resume, overwrite, readonly)
         if readonly:
@@ -380,6 +380,11 @@ def check_presence(exists: bool, location: str, resume: Resume, overwrite: bool,
             f"there is a checkpoint at {location} already; continue it with resume='auto', "
             "or replace it with overwrite_checkpoint=True"
         )
+
+
+def open_already(location: str) -> CheckpointLocked:
+    """What `Storage.open` raises where this very object is open, or being opened."""
+    return CheckpointLocked(f"{location} is open already; another search needs a storage of its own")
 
 
 def expanded(path: str | PathLike[str]) -> Path:

@@ -16,7 +16,7 @@ import aiofiles.os
 
 from asynchopper.errors import CheckpointLocked, StorageError, UsageError
 from asynchopper.state import FINISHED
-from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded
+from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded, open_already
 from asynchopper_backends.disk import make_directories
 from asynchopper_backends.file import FileStorage, last_reason
 
@@ -62,7 +62,7 @@ class DirectoryStorage(PromptStorage):
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
         if self._file is not None or self._opening:
-            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+            raise open_already(self.location)
         self._opening = True
         try:
             await self._open(resume, overwrite, readonly)

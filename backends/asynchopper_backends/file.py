@@ -29,7 +29,7 @@ import aiofiles.os
 
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 from asynchopper.records import frame
-from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded
+from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded, open_already
 from asynchopper_backends.disk import make_directories, sync, sync_directory, write
 from asynchopper_backends.lines import (
     FIELD,
@@ -107,7 +107,7 @@ class FileStorage(PromptStorage):
 
     async def open(self, *, resume: Resume = "auto", overwrite: bool = False, readonly: bool = False) -> None:
         if self._fd >= 0 or self._opening:
-            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+            raise open_already(self.location)
         self._opening = True
         if self._thread is None:
             self._thread = LogThread("asynchopper-file")

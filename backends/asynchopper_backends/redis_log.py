@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 import orjson
 
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, CheckpointVersionError, LeaseLost, StorageError
-from asynchopper.storage import Entry, Resume, SharedStorage, check_presence
+from asynchopper.storage import Entry, Resume, SharedStorage, check_presence, open_already
 from asynchopper_backends.redis_address import Options, parse
 from asynchopper_backends.redis_beat import Beat
 from asynchopper_backends.redis_link import Command, Failed, Link
@@ -202,7 +202,7 @@ class RedisLog(SharedStorage):
         """Opens, or leaves nothing behind: neither a lock on the server nor a connection."""
         if self._state != "closed" or self._opening:
             opening.close()
-            raise CheckpointLocked(f"{self.location} is open already; another search needs a storage of its own")
+            raise open_already(self.location)
         self._opening = True
         task = asyncio.ensure_future(opening)
         try:

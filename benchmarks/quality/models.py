@@ -21,18 +21,28 @@ def tree(given: dict[str, Any]) -> Any:
     return DecisionTreeClassifier(random_state=0, **given)
 
 
+def _svc(given: dict[str, Any]) -> Any:
+    from sklearn.svm import SVC
+
+    return SVC(C=given["svc_C"], gamma=given["svc_gamma"], max_iter=2000)
+
+
+def _knn(given: dict[str, Any]) -> Any:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(given["knn_k"], weights=given["knn_weights"], p=given["knn_p"])
+
+
 def several(given: dict[str, Any]) -> Any:
     """One of four families of models, each with parameters of its own."""
     from sklearn.linear_model import SGDClassifier
     from sklearn.naive_bayes import GaussianNB
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.svm import SVC
 
     kind = given["model"]
     if kind == "svc":
-        return SVC(C=given["svc_C"], gamma=given["svc_gamma"], max_iter=2000)
+        return _svc(given)
     if kind == "knn":
-        return KNeighborsClassifier(given["knn_k"], weights=given["knn_weights"], p=given["knn_p"])
+        return _knn(given)
     if kind == "sgd":
         return SGDClassifier(
             loss=given["sgd_loss"], alpha=given["sgd_alpha"], l1_ratio=given["sgd_l1"], penalty="elasticnet",
@@ -69,10 +79,8 @@ def pipeline(given: dict[str, Any]) -> Any:
     """A scaler, a choice of features or components, and one of three families of models."""
     from sklearn.decomposition import PCA
     from sklearn.feature_selection import SelectPercentile
-    from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
-    from sklearn.svm import SVC
     from sklearn.tree import DecisionTreeClassifier
 
     steps: list[Any] = []
@@ -84,9 +92,9 @@ def pipeline(given: dict[str, Any]) -> Any:
         steps.append(SelectPercentile(percentile=100 * given["best_part"]))
     kind = given["model"]
     if kind == "knn":
-        model: Any = KNeighborsClassifier(given["knn_k"], weights=given["knn_weights"], p=given["knn_p"])
+        model: Any = _knn(given)
     elif kind == "svc":
-        model = SVC(C=given["svc_C"], gamma=given["svc_gamma"], max_iter=2000)
+        model = _svc(given)
     else:
         model = DecisionTreeClassifier(
             max_depth=given["tree_depth"], min_samples_leaf=given["tree_leaf"], criterion=given["tree_criterion"],
