@@ -196,14 +196,14 @@ async def test_a_full_server_is_waited_for_and_then_named(home: Path, name: str)
         loop = asyncio.get_running_loop()
 
         def fill() -> None:
-            client.config_set("maxmemory", "1mb")
+            client.config_set("maxmemory", 1)  # less than any server uses, so it is full at once
             loop.call_later(BLIP_S, client.config_set, "maxmemory", "0")
 
         run.at = {20: fill}
         await run()
         exactly(server, name, 60)
         run = Run(server.url(name + "-2", patience=0.5))
-        run.at = {20: lambda: client.config_set("maxmemory", "1mb")}
+        run.at = {20: lambda: client.config_set("maxmemory", 1)}
         with pytest.raises(ah.StorageError, match="maxmemory"):
             await run()
 
