@@ -28,8 +28,8 @@ from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 _log = logging.getLogger("asynchopper")
 
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
-_BARE = 16  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
-_ROUND_S = 0.005  # for so long at most, candidates are chosen before the loop has its turn
+_BARE = 64  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
+_ROUND_S = 0.002  # for so long at most, candidates are chosen before the loop has its turn
 _TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
 _TOGETHER_S = 0.001  # and for so long
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind

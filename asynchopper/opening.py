@@ -196,7 +196,10 @@ async def prepared(state: State, opening: Opening, seed: int | None, location: s
     if seed is not None and seed != header.seed and location is not None:
         _log.warning("%s goes on with its own seed %d, not %d", location, header.seed, seed)
     wanted = opening.duplicates != "allow", opening.duplicates == "reuse"
-    await aside(state.remember_candidates, *wanted)
+    if not state.told and not state.pending:  # a thread takes longer than this
+        state.remember_candidates(*wanted)
+    else:
+        await aside(state.remember_candidates, *wanted)
     learn = getattr(opening.sampler, "learn", None)
     if learn is not None:  # off the loop, and piece by piece: a thread that is busy for long may keep it from its turn
         for rows in range(_LEARNT, state.told + _LEARNT, _LEARNT):
