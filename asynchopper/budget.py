@@ -10,6 +10,7 @@ from typing import Any
 
 from asynchopper.errors import UsageError
 from asynchopper.state import State
+from asynchopper.values import whole
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0, "sec": 1.0, "ms": 0.001, "w": 604800.0}
 _WORDS = {"day": "d", "days": "d", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "mins": "min", "minute": "min"}
@@ -77,9 +78,10 @@ class Budget:
             said = " and ".join(given) if given else "none of them"
             raise UsageError(f"a budget is exactly one of runtime=, steps= and endless=True; got {said}")
         if steps is not None:
-            if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
-                raise UsageError(f"steps={steps!r}: must be a positive integer")
-            return cls(steps=int(steps))
+            number = whole(steps)
+            if number is None or number < 1:
+                raise UsageError(f"steps={steps!r:.80}: must be a positive integer")
+            return cls(steps=number)
         return cls(seconds=parse_runtime(runtime)) if runtime is not None else cls()
 
     def describe(self) -> dict[str, Any]:
@@ -138,13 +140,14 @@ class Schedule:
         ratio = _RATIO if seeding_ratio is None else seeding_ratio
         if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
             raise UsageError(f"seeding_ratio={seeding_ratio!r}: must be from 0 to 1")
-        if seeding_steps is not None and (not hasattr(seeding_steps, "__index__") or seeding_steps < 0):
-            raise UsageError(f"seeding_steps={seeding_steps!r}: must be an integer of 0 or more")
+        number = whole(seeding_steps)
+        if seeding_steps is not None and (number is None or number < 0):
+            raise UsageError(f"seeding_steps={seeding_steps!r:.80}: must be an integer of 0 or more")
         for name, t in (("start_temperature", start_temperature), ("end_temperature", end_temperature)):
             if not isinstance(t, Real) or not 0 < t <= 1:
                 raise UsageError(f"{name}={t!r}: must be above 0, and 1 at most")
         seconds = parse_runtime(seeding_runtime, "seeding_runtime") if seeding_runtime is not None else None
-        return cls(float(ratio), seeding_steps, seconds, float(start_temperature), float(end_temperature))
+        return cls(float(ratio), number, seconds, float(start_temperature), float(end_temperature))
 
     def seeding(self, state: State, progress: float, elapsed: float) -> bool:
         """Whether to draw from the whole space still."""

@@ -20,7 +20,7 @@ from asynchopper.callbacks import Watchers
 from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
 from asynchopper.ledger import Ledger
-from asynchopper.objective import Evaluation, RunningTrial, _current, note, to_number, unwrapped
+from asynchopper.objective import Evaluation, RunningTrial, _current, finish, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
 from asynchopper.policy import Policy
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
@@ -365,7 +365,10 @@ class Engine:
                 elif evaluation.plain:
                     _current.set(trial)
                     context = None if task is None else contextvars.copy_context()
-                    outcome = Completed(to_number(await evaluation.objective(trial.params)))
+                    value = await evaluation.objective(trial.params)
+                    if not isinstance(value, (float, int)):
+                        value = await finish(value, trial)
+                    outcome = Completed(to_number(value))
                     if task is not None and contextvars.copy_context() == context and not task.cancelling():
                         here = task
                 else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from asynchopper.columns import Column, NoteColumns, Notes, Partial, listed
 from asynchopper.space import Array, Choice, Leaf, Space
-from asynchopper.trial import STATES, State, Trial, Values, overlaid, same
+from asynchopper.trial import STATES, State, Trial, Values, found, outlined, overlaid, same
 
 if TYPE_CHECKING:
     import pandas
@@ -23,6 +23,8 @@ CODES = {state: i for i, state in enumerate(STATES)}
 COMPLETED, PRUNED, NAN, FAILED = (CODES[s] for s in ("completed", "pruned", "nan", "failed"))
 ORIGINS = 2**15
 """As many as a column can tell apart."""
+_OWN = ("id", "state", "origin", "value", "cost", "seconds")
+"""The columns of a frame that are no parameters."""
 
 
 class Rows(NamedTuple):
@@ -210,6 +212,11 @@ class Table:
         """The parameters of row `i` as they were evaluated, also those that the space has lost since."""
         return overlaid(self.space.build(self.row(i)), self.foreign.get(i))
 
+    def foreign_at(self, i: int, path: str) -> Any:
+        """What the present space could not take at a path, as it was evaluated; `None` where there is nothing."""
+        known = self.foreign.get(i, {})
+        return found(self.params(i), path) if outlined(known.get(path)) else known.get(path)
+
     def trial(self, i: int) -> Trial:
         state = STATES[self.states[i]]
         return Trial(
@@ -363,9 +370,10 @@ class History(Sequence[Trial]):
             "origin": self.origins.tolist(),
         }
         frame["value"] = self.values
-        for path in dict.fromkeys(t.space.paths):
+        gone = [path for i, foreign in t.foreign.items() if i < n for path in foreign]
+        for path in dict.fromkeys((*t.space.paths, *gone)):
             column = self._column(path)
-            frame[path if path not in frame else f"params.{path}"] = column if column.ndim == 1 else list(column)
+            frame[f"params.{path}" if path in _OWN else path] = column if column.ndim == 1 else list(column)
         frame["cost"] = np.array([t.costs.get(i, 0.0) for i in range(n)])
         frame["seconds"] = self.seconds
         return frame
@@ -381,7 +389,7 @@ class History(Sequence[Trial]):
             stored = [t.foreign.get(i, {}).get(path) for i in range(n)]
             if all(v is None for v in stored):
                 raise KeyError(f"{path!r} is not a parameter; there are {', '.join(dict.fromkeys(t.space.paths))}")
-            return _objects(stored)
+            return _objects([t.foreign_at(i, path) for i in range(n)], missing_is_nan=True)
         out: list[Any] | None = None
         for leaf in leaves:
             column = t.columns[leaf.index]
@@ -395,7 +403,7 @@ class History(Sequence[Trial]):
         assert out is not None
         for i, known in t.foreign.items():
             if path in known and i < n:
-                out[i] = known[path]
+                out[i] = t.foreign_at(i, path)
         return _objects(out, missing_is_nan=not any(isinstance(leaf.param, Choice) for leaf in leaves))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from asynchopper.closing import closed
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
@@ -24,7 +23,7 @@ from asynchopper.opening import (
 from asynchopper.records import encode, lean
 from asynchopper.samplers import Proposer
 from asynchopper.shared import SharedJournal
-from asynchopper.space import Space
+from asynchopper.space import Given, Space
 from asynchopper.state import FINISHED, Asked, Ended, Fact, Run, State
 from asynchopper.storage import Joined, SharedStorage, aside
 from asynchopper.worker import SharedLedger
@@ -40,7 +39,7 @@ class _Found(NamedTuple):
 
 
 async def joined(
-    storage: SharedStorage, opening: Opening, mine: State, seed: int | None, guesses: deque[Mapping[Any, Any]]
+    storage: SharedStorage, opening: Opening, mine: State, seed: int | None, guesses: deque[Given]
 ) -> Ledger:
     """The ledger of a worker. Makes the search where there is none.
 
@@ -64,7 +63,7 @@ async def _taken_part(
     opening: Opening,
     mine: State,
     seed: int | None,
-    guesses: deque[Mapping[Any, Any]],
+    guesses: deque[Given],
 ) -> Ledger | None:
     """The ledger of a worker that has joined; `None` when there was no search, and another worker was faster to make it."""
     nothing_to_do: str | None = None

@@ -205,8 +205,9 @@ class Ledger(Host):
     def _again(self, id: int) -> RunningTrial:
         before = self.state.pending[id]
         attempt = before.attempt + 1
-        self.journal.stage(Asked(id, attempt, before.values, before.origin, before.note, before.foreign))
-        trial = RunningTrial(id, attempt, self.state.space.build(before.values), before.saved, self)
+        self.journal.stage(Asked(id, attempt, before.values, before.origin, before.note))  # as what the space makes of it
+        saved = None if self.state.space.made_up(before.foreign) else before.saved
+        trial = RunningTrial(id, attempt, self.state.space.build(before.values), saved, self)
         trial.started = time.monotonic()
         return trial
 
@@ -334,8 +335,7 @@ def _small(state: Any) -> Any:
 def restore_pruner(pruner: Pruner, state: State) -> None:
     """Brings a pruner to where the history is: from its own saved state where that fits, the rest by replay."""
     start = 0
-    if state.told or state.pruner is not None:
-        pruner.reset()
+    pruner.reset()  # what it has seen of another search
     if state.pruner is not None and state.pruner.name == type(pruner).__name__:
         try:
             pruner.load_state_dict(state.pruner.data)

@@ -17,10 +17,11 @@ from asynchopper.callbacks.base import Watcher
 from asynchopper.errors import StudyMismatch, UsageError
 from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, restore_pruner
+from asynchopper.policy import DIRECTIONS, check_word
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import PortfolioSampler, Proposer, Sampler
 from asynchopper.samplers.proposer import Duplicates
-from asynchopper.space import Space
+from asynchopper.space import Given, Space
 from asynchopper.state import FINISHED, Fact, Header, Run, State
 from asynchopper.storage import Location, Resume, Storage, aside, open_storage
 
@@ -29,15 +30,6 @@ _log = logging.getLogger("asynchopper")
 _LEARNT = 500  # trials that a sampler learns at a time
 
 Direction = Literal["max", "maximize", "maximise", "min", "minimize", "minimise"]
-
-_DIRECTIONS = {
-    "max": "maximize",
-    "maximize": "maximize",
-    "maximise": "maximize",
-    "min": "minimize",
-    "minimize": "minimize",
-    "minimise": "minimize",
-}
 
 
 class RunWords(TypedDict, total=False):
@@ -100,9 +92,8 @@ class Opening:
         overwrite_checkpoint: bool,
     ) -> Opening:
         """Checks the words; opens nothing. Raises `UsageError`, or `SpaceError` for values that no log can hold."""
-        _check_word("direction", direction, tuple(_DIRECTIONS))
-        _check_word("duplicates", duplicates, ("reject", "reuse", "allow"))
-        _check_word("resume", resume, ("auto", "never", "must"))
+        check_word("duplicates", duplicates, ("reject", "reuse", "allow"))
+        check_word("resume", resume, ("auto", "never", "must"))
         if checkpoint_path is not None and storage is not None:
             raise UsageError("checkpoint_path= and storage= exclude each other")
         if storage is not None and not isinstance(storage, Storage):
@@ -119,10 +110,10 @@ class Opening:
         if where is not None:
             space.check_storable()
         return cls(
-            direction=_DIRECTIONS[direction],
+            direction=DIRECTIONS[direction],
             budget=budget,
             schedule=schedule,
-            sampler=sampler or PortfolioSampler(),
+            sampler=_own(sampler),
             pruner=pruner,
             duplicates=duplicates,
             storage=where,
@@ -169,7 +160,7 @@ async def _continued(storage: Storage, mine: State) -> Journal:
     return Journal(stored, storage)
 
 
-async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: deque[Mapping[Any, Any]]) -> Ledger:
+async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: deque[Given]) -> Ledger:
     """Says in the log that a run begins; gives its ledger once that is durable."""
     state = journal.state
     if state.header is None:
@@ -177,9 +168,11 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
     header = state.header
     assert header is not None
     if header.direction != opening.direction:
+        fresh = not state.told and not state.pending and state.run is None
         raise StudyMismatch(
-            f"this search was started to {header.direction}, and now it is asked to {opening.direction}; "
-            "use the same direction, or start a new search"
+            f"this search was {'saved' if fresh else 'started'} to {header.direction}, and now it is asked to "
+            f"{opening.direction}; use the same direction, or "
+            + ("overwrite_checkpoint=True: it has not run yet" if fresh else "start a new search")
         )
     await prepared(state, opening, seed, None if journal.storage is None else journal.storage.location)
     journal.stage(run_fact(state, opening.budget, state.elapsed))
@@ -271,6 +264,13 @@ def _ahead(mine: State, stored: State) -> list[Fact] | None:
     return [f for f in mine.facts() if not isinstance(f, Header) and getattr(f, "id", -1) not in known]
 
 
+def _own(sampler: Sampler | None) -> Sampler:
+    """The sampler of one run."""
+    if sampler is None:
+        return PortfolioSampler()
+    return sampler.apart() if isinstance(sampler, PortfolioSampler) else sampler
+
+
 def check_pruner(pruner: Pruner | None) -> None:
     """Raises `UsageError` for what is no pruner."""
     _check_instance("pruner", pruner)
@@ -281,8 +281,3 @@ def check_pruner(pruner: Pruner | None) -> None:
 def _check_instance(name: str, given: object) -> None:
     if isinstance(given, type):
         raise UsageError(f"{name}= takes an instance, got the class itself; write {name}={given.__name__}(...)")
-
-
-def _check_word(name: str, word: object, words: tuple[object, ...]) -> None:
-    if word not in words:
-        raise UsageError(f"{name}={word!r}: must be one of {', '.join(map(repr, words))}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from asynchopper.errors import UsageError
 from asynchopper.trial import Trial
+from asynchopper.values import whole
 
 
 class Pruner(ABC):
@@ -48,9 +49,10 @@ class Pruner(ABC):
 
 
 def _count(given: Any, said: str) -> int:
-    if isinstance(given, bool) or not hasattr(given, "__index__") or given < 1:
+    number = whole(given)
+    if number is None or number < 1:
         raise UsageError(f"{said}{given!r:.80}): must be an integer of 1 or more")
-    return int(given)
+    return number
 
 
 class QuantilePruner(Pruner):
@@ -80,7 +82,12 @@ class QuantilePruner(Pruner):
         place = q * (len(earlier) - 1)
         k = int(place)
         low, high = earlier[k], earlier[min(k + 1, len(earlier) - 1)]
-        bar = low if low == high else low + (high - low) * (place - k)
+        if low == high or place == k:
+            bar = low
+        elif math.isinf(low) or math.isinf(high):  # nothing lies between them: the one that prunes less
+            bar = low if self._sign > 0 else high
+        else:
+            bar = low + (high - low) * (place - k)
         return not self._sign * estimates[i] >= self._sign * bar
 
     def observe(self, trial: Trial) -> None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
-import numpy as np
-
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks import Watchers
 from asynchopper.callbacks.base import Watcher
@@ -28,7 +26,7 @@ from asynchopper.ledger import Ledger, restore_pruner
 from asynchopper.objective import Evaluation, Objective
 from asynchopper.opening import Direction, Opening, RunWords, begun, check_pruner, new_header, opened, say_changes
 from asynchopper.packed import can_pack, rows_each
-from asynchopper.policy import Policy
+from asynchopper.policy import Policy, check_direction
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
 from asynchopper.records import encode, lean
@@ -36,10 +34,11 @@ from asynchopper.samplers import Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.session import Session
 from asynchopper.signals import Signals
-from asynchopper.space import Space, merge
+from asynchopper.space import Given, Space, merge
 from asynchopper.state import PrunerSaw, State
 from asynchopper.storage import Location, Resume, SharedStorage, Storage, aside, expanded, open_storage
 from asynchopper.trial import Trial
+from asynchopper.values import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +59,13 @@ class Search:
     """
 
     def __init__(self, *spaces: Mapping[Any, Any], seed: int | None = None, **parameters: Any) -> None:
-        if seed is not None and (isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0):
-            raise UsageError(f"seed={seed!r}: must be an integer of 0 or more")
+        number = whole(seed)
+        if seed is not None and (number is None or number < 0):
+            raise UsageError(f"seed={seed!r:.80}: must be an integer of 0 or more")
         self.space = Space(merge(spaces, parameters))
-        self._seed = None if seed is None else int(seed)
+        self._seed = number
         self._journal = Journal(State(self.space), None)
-        self._guesses: deque[Mapping[Any, Any]] = deque()
+        self._guesses: deque[Given] = deque()
         self._engines: list[Engine] = []
         """That of the run, and of earlier ones that still wait for their callbacks."""
         self._event_loop: asyncio.AbstractEventLoop | None = None
@@ -125,8 +125,7 @@ class Search:
         """
         if not isinstance(guess, Mapping):
             raise SpaceError(f"a guess is a dict of parameters, got {guess!r:.80}")
-        self.space.fit(guess, None, np.random.Generator(np.random.Philox(0)))
-        self._guesses.append(dict(guess))
+        self._guesses.append(self.space.given(guess))
 
     def __iadd__(self, guess: Mapping[Any, Any]) -> Self:
         self.enqueue(guess)
@@ -191,6 +190,7 @@ class Search:
         Raises `UsageError` or `SpaceError` before anything runs; `StorageError` and its kinds when the checkpoint cannot
         be used; what the objective raised, as itself, with a note.
         """
+        check_direction(direction)
         policy = Policy.of(
             concurrency=concurrency, timeout=timeout, grace=grace, on_error=on_error, ignore_nans=ignore_nans
         )
@@ -300,6 +300,7 @@ class Search:
         overwrite_checkpoint: bool = False,
     ) -> Session:
         """Ask and tell: `async with search.session("minimize", steps=100) as session:`. The words are those of `run`."""
+        check_direction(direction)
         return Session(
             self,
             Opening.of(

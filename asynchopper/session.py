@@ -119,7 +119,9 @@ class Session:
         """
         await self._quiet(self._open())
         ledger = self._open()
-        if trial.id not in self._told:
+        if not isinstance(trial, RunningTrial):
+            raise UsageError(f"tell takes a trial that `ask` has given, got {trial!r:.80}")
+        if trial._host is not ledger or trial.id not in self._told:
             if self._out.get(trial.id) is not trial:
                 raise UsageError(f"trial {trial.id} was not asked in this session, so it cannot be told here")
             outcome = _outcome(value, state)

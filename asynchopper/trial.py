@@ -87,13 +87,59 @@ def same(a: Any, b: Any) -> bool:
 
 def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[Any, Any]:
     """`params` with the stored values that the present space could not take, at their own paths."""
-    for path, value in (foreign or {}).items():
+    for path, value in (foreign or {}).items():  # owners come before what they own
+        parents, last = _parted(params, path)
         node: Any = params
-        *parents, last = path.split(".") if path not in params else [path]
-        for key in parents:
-            node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        for at, key in enumerate(parents, 1):
+            above, node = node, node.setdefault(key, {}) if isinstance(node, dict) else _item(node, key)
+            if _stands_for_one(node) and {*parents[at:], last} == {"value"}:  # an option that is a parameter itself
+                node, last = above, key
+                break
         if isinstance(node, dict):
-            node[last] = value
+            node[last] = _filled(value, node.get(last)) if isinstance(value, (dict, list)) else value
+        elif isinstance(node, list) and _item(node, last) is not None:
+            node[int(last)] = value
         else:  # inside of something that is no dict any more
             params[path] = value
     return params
+
+
+def found(params: dict[Any, Any], path: str) -> Any:
+    """What stands at a path of `overlaid` parameters; `None` where nothing does."""
+    parents, last = _parted(params, path)
+    node: Any = params
+    for key in (*parents, last):
+        node = node.get(key) if isinstance(node, dict) else _item(node, key)
+    return node
+
+
+def outlined(value: Any) -> bool:
+    """Whether a stored option holds what stands for a parameter."""
+    if isinstance(value, dict):
+        return any(map(outlined, value.values()))
+    return any(map(outlined, value)) if isinstance(value, list) else _stands_for_one(value)
+
+
+def _stands_for_one(value: Any) -> bool:
+    """Whether it stands for a parameter, where an option that holds some is stored; of several alike, for a later one."""
+    return isinstance(value, str) and (value == "*" or value.startswith('"*" #'))
+
+
+def _parted(params: dict[Any, Any], path: str) -> tuple[list[str], str]:
+    *parents, last = path.split(".") if path not in params else [path]
+    return parents, last
+
+
+def _item(node: Any, key: str) -> Any:
+    return node[int(key)] if isinstance(node, list) and key.isdecimal() and int(key) < len(node) else None
+
+
+def _filled(outline: Any, known: Any) -> Any:
+    """A copy of a stored option with what is known of the parameters in it; the others have paths of their own."""
+    if isinstance(outline, dict):
+        by_name = {str(k): v for k, v in known.items()} if isinstance(known, dict) else {}
+        return {k: _filled(v, by_name.get(k, v)) for k, v in outline.items()}
+    if isinstance(outline, list):
+        alike = known if isinstance(known, (list, tuple)) and len(known) == len(outline) else outline
+        return [_filled(v, k) for v, k in zip(outline, alike, strict=True)]
+    return known if _stands_for_one(outline) else outline

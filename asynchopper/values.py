@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import enum
 import math
+import operator
 import re
 from typing import Any, TypeAlias
 
@@ -141,3 +142,11 @@ def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, An
     if flat.size != math.prod(shape):
         raise ValueError(f"an $array with {flat.size} entries for shape {shape!r:.80}")
     return flat.reshape(shape).astype(kind.newbyteorder("="), copy=False)
+
+
+def whole(given: Any) -> int | None:
+    """The `int` that an argument is, also as NumPy has it; `None` where it is none."""
+    try:
+        return None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        return None

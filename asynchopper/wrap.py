@@ -12,6 +12,7 @@ import numpy as np
 
 from asynchopper.errors import UsageError
 from asynchopper.objective import Objective, current_trial, finish, kind_of, to_number
+from asynchopper.values import whole
 
 _REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda x: float(np.mean(x)),
@@ -36,11 +37,12 @@ def wrap_n_times(
     generator when it is a plain function. With `pass_index_arg` the objective gets the number of the repetition as its
     second argument. Raises `UsageError` for a count, a reduction or an objective that cannot be meant.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UsageError(f"wrap_n_times(n={n!r}): must be a positive integer")
-    if not 0 <= yield_after < n:
-        raise UsageError(f"wrap_n_times(yield_after={yield_after!r}): must be from 0 to n - 1 = {n - 1}")
-    if not callable(reduction) and reduction not in _REDUCTIONS:
+    times, first = whole(n), whole(yield_after)
+    if times is None or times < 1:
+        raise UsageError(f"wrap_n_times(n={n!r:.80}): must be a positive integer")
+    if first is None or not 0 <= first < times:
+        raise UsageError(f"wrap_n_times(yield_after={yield_after!r:.80}): must be from 0 to n - 1 = {times - 1}")
+    if not callable(reduction) and not (isinstance(reduction, str) and reduction in _REDUCTIONS):
         raise UsageError(
             f"wrap_n_times(reduction={reduction!r}): must be a function or one of {', '.join(_REDUCTIONS)}"
         )
@@ -49,7 +51,8 @@ def wrap_n_times(
     kind = kind_of(objective)
     if kind in ("async generator", "generator"):
         raise UsageError("wrap_n_times() takes an objective that returns its value, not one that yields estimates")
-    return (_RepeatedAsync if kind == "coroutine" else _Repeated)(objective, n, yield_after, reduction, pass_index_arg)
+    repeated = _RepeatedAsync if kind == "coroutine" else _Repeated
+    return repeated(objective, times, first, reduction, pass_index_arg)
 
 
 class _Wrapped:

@@ -70,6 +70,13 @@ async def test_a_budget_is_exactly_one_of_three(words: dict[str, Any]) -> None:
         await ah.Search(x=ah.bool()).run(lambda p: 1, quiet=True, **words)
 
 
+async def test_a_runtime_in_the_direction_s_place_is_called_no_direction() -> None:
+    with pytest.raises(UsageError, match="direction='2h': must be one of 'max'"):
+        await ah.Search(x=ah.bool()).run(lambda p: 1, "2h", quiet=True)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(UsageError, match="direction='2h': must be one of 'max'"):
+        ah.Search(x=ah.bool()).session("2h")  # type: ignore[arg-type]  # that is the point
+
+
 @pytest.mark.parametrize("runtime", [10**400, np.array([1.0, 2.0]), 1j])
 async def test_a_runtime_is_a_number_of_seconds_that_a_float_holds(runtime: Any) -> None:
     with pytest.raises(UsageError, match="runtime="):
@@ -144,6 +151,10 @@ async def test_steps_are_a_positive_integer(steps: Any) -> None:
         {"resume": "perhaps"},
         {"direction": "up"},
         {"direction": ["max"]},
+        {"direction": np.array(["max", "min"])},
+        {"on_error": ["raise"]},
+        {"concurrency": np.array([2])},
+        {"seeding_steps": np.array([2])},
         {"sampler": 3},
         {"pruner": "median"},
         {"storage": "run.ckpt"},

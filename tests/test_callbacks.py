@@ -114,7 +114,7 @@ async def test_what_a_callback_hears_of_is_durable(tmp_path: Any) -> None:
     assert found == [True] * 30
 
 
-@pytest.mark.parametrize("kind", ["plain", "async", "on_start", "on_end", "cancelled"])
+@pytest.mark.parametrize("kind", ["plain", "async", "on_start", "on_end", "cancelled", "cancelled plainly"])
 async def test_a_callback_that_raises_is_reported_and_loses_nothing(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +129,9 @@ async def test_a_callback_that_raises_is_reported_and_loses_nothing(
     async def cancelled(trial: ah.Trial) -> None:
         raise asyncio.CancelledError("the dashboard is down")
 
+    def cancelled_plainly(trial: ah.Trial) -> None:
+        raise asyncio.CancelledError("the dashboard is down")
+
     class Broken(ah.Callback):
         def on_start(self, search: ah.Search) -> None:
             raise ValueError("the dashboard is down")
@@ -136,7 +139,8 @@ async def test_a_callback_that_raises_is_reported_and_loses_nothing(
         def on_end(self, search: ah.Search) -> None:
             raise ValueError("the dashboard is down")
 
-    callback: Any = {"plain": plain, "async": asynchronous, "cancelled": cancelled}.get(kind) or Broken()
+    functions = {"plain": plain, "async": asynchronous, "cancelled": cancelled, "cancelled plainly": cancelled_plainly}
+    callback: Any = functions.get(kind) or Broken()
     with caplog.at_level(logging.ERROR, "asynchopper"):
         search = await run([callback, lambda t: after.append(t.id)])
     assert len(search.history) == 10 and after == list(range(10))

@@ -15,6 +15,7 @@ import pytest
 
 import asynchopper as ah
 from asynchopper.errors import TrialTimeout, UsageError
+from asynchopper.trial import Proposal
 from tests.scripts import places
 
 pytestmark = pytest.mark.every_loop
@@ -627,6 +628,32 @@ async def test_samplers_of_ones_own_are_welcome() -> None:
     search = await run(lambda p: p["x"], steps=10, sampler=Corner())
     assert [t.origin for t in search.history] == ["initial"] + ["corner"] * 9
     assert max(search.history["x"][1:]) < 0.1
+
+
+@pytest.mark.parametrize("proposed", [None, (0.5,), Proposal((), "short"), Proposal((0.5, 0.5), "long")], ids=str)
+async def test_what_a_sampler_gives_instead_of_a_candidate_is_said(proposed: Any) -> None:
+    class Wrong:
+        def propose(self, view: Any, rng: Any) -> Any:
+            return proposed
+
+    with pytest.raises(UsageError, match=r"Wrong\.propose gave .*, and not a Proposal with a value for each parameter"):
+        await run(lambda p: p["x"], steps=10, sampler=Wrong())
+
+
+async def test_one_sampler_may_be_given_to_searches_that_run_at_once() -> None:
+    async def bowl(params: dict[str, Any]) -> float:
+        await asyncio.sleep(0.0005)
+        return -float(sum((x - 0.3) ** 2 for x in params.values()))
+
+    async def both(*samplers: Any) -> list[Any]:
+        searches = [ah.Search({name: ah.float(0, 1) for name in "abcd"}, seed=seed) for seed in (1, 2)]
+        runs = [s.run(bowl, steps=40, sampler=x, quiet=True) for s, x in zip(searches, samplers, strict=True)]
+        await asyncio.gather(*runs)
+        return [[t.params for t in search.history] for search in searches]
+
+    alone = await both(ah.PortfolioSampler(), ah.PortfolioSampler())
+    shared = ah.PortfolioSampler()
+    assert await both(shared, shared) == alone
 
 
 # -- the loop has its turn

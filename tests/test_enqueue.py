@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import asynchopper as ah
@@ -12,6 +13,7 @@ from asynchopper.errors import SpaceError
 pytestmark = pytest.mark.every_loop
 
 SPACE = {"x": ah.float(0, 1), "n": ah.int(1, 100, init=10), "opt": ah.choice("adam", "sgd"), "c": "constant"}
+STEPPED = {"n": ah.int(8, 64, multiple_of=8), "w": ah.int(0, 64, shape=2, multiple_of=8)}
 
 
 async def test_guesses_run_first_in_their_order_and_are_told_apart() -> None:
@@ -115,3 +117,21 @@ def test_a_guess_that_does_not_belong_is_refused_when_it_is_made(guess: Any, sai
         search.enqueue(guess)
     with pytest.raises(SpaceError, match=said):
         search += guess
+
+
+@pytest.mark.parametrize("guess", [{"n": 12}, {"w": [0, 12]}, {"n": 9.0}])
+def test_an_integer_that_is_not_one_of_the_values_is_refused_and_not_rounded(guess: Any) -> None:
+    with pytest.raises(SpaceError, match="is not one of the values"):
+        ah.Search(STEPPED).enqueue(guess)
+
+
+async def test_a_guess_is_what_it_was_when_it_was_made() -> None:
+    search = ah.Search(w=ah.float(-1, 1, shape=3), order=ah.custom(sample=lambda: [0]), seed=1)
+    w, order = np.zeros(3), [1, 2]
+    for i in range(3):
+        w[:], order[0] = np.eye(3)[i], i
+        search += {"w": w, "order": order}
+    w[:], order[0] = 9.0, 9
+    await search.run(lambda p: 1.0, steps=3, quiet=True)
+    assert [t.params["w"].tolist() for t in search.history] == np.eye(3).tolist()
+    assert [t.params["order"] for t in search.history] == [[0, 2], [1, 2], [2, 2]]

@@ -164,6 +164,15 @@ async def test_pandas_gets_a_row_a_trial() -> None:
     assert frame.loc[frame.state == "completed", "value"].max() == search.best_value
 
 
+async def test_parameters_may_be_called_as_a_column_of_the_frame() -> None:
+    names = ("id", "state", "origin", "value", "cost", "seconds")
+    search = ah.Search({name: ah.float(1, 2) for name in names}, seed=1)
+    await search.run(lambda p: p["cost"], steps=5, quiet=True)
+    frame = search.history.to_pandas()
+    assert [frame[f"params.{name}"].tolist() for name in names] == [search.history[name].tolist() for name in names]
+    assert frame["value"].tolist() == search.history.values.tolist() and frame["id"].tolist() == [0, 1, 2, 3, 4]
+
+
 async def test_polars_gets_a_row_a_trial() -> None:
     search = await mixed()
     frame = search.history.to_polars()

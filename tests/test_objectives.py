@@ -113,6 +113,9 @@ async def test_callable_objects_methods_partials_and_lambdas_are_objectives() ->
         def method(self, params: dict[str, Any], trial: ah.RunningTrial) -> float:
             return float(params["x"])
 
+    async def one_that_gives_another(params: dict[str, Any]) -> Any:
+        return coroutine(params)
+
     async def scaled(factor: float, params: dict[str, Any]) -> float:
         return factor * float(params["x"])
 
@@ -122,6 +125,7 @@ async def test_callable_objects_methods_partials_and_lambdas_are_objectives() ->
         functools.partial(scaled, 1.0),
         lambda params: params["x"],
         lambda p: coroutine(p),
+        one_that_gives_another,
     ):
         search = await run(objective)
         assert [t.value for t in search.history] == [t.params["x"] for t in search.history]

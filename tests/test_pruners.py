@@ -95,6 +95,35 @@ def test_a_quantile_pruner_warms_up_and_lets_the_last_estimate_be() -> None:
     assert not pruner.should_prune([1.0])
 
 
+@given(
+    st.lists(st.floats(-5, 5) | st.sampled_from([math.inf, -math.inf]), min_size=5, max_size=12),
+    st.floats(0.01, 0.99),
+    st.sampled_from(["minimize", "maximize"]),
+)
+def test_what_is_better_than_all_before_is_never_pruned(earlier: list[float], q: float, direction: str) -> None:
+    pruner = observed(QuantilePruner(q), *(trial([e, 0.0]) for e in earlier), direction=direction)
+    best = min(earlier) if direction == "minimize" else max(earlier)
+    assert not pruner.should_prune([best])
+    assert not pruner.should_prune([best - 1.0 if direction == "minimize" else best + 1.0])
+
+
+async def test_a_pruner_that_has_seen_another_search_begins_anew() -> None:
+    pruner = TopKPruner(2)
+
+    async def run(scale: float) -> list[str]:
+        async def objective(params: dict[str, Any]) -> Any:
+            yield scale * params["x"]
+            yield scale * params["x"]
+
+        search = ah.Search(x=ah.float(0, 1), seed=1)
+        await search.run(objective, steps=6, pruner=pruner, quiet=True)
+        return [t.state for t in search.history]
+
+    alone = await run(1.0)
+    await run(1000.0)
+    assert await run(1.0) == alone and "completed" in alone
+
+
 def test_a_percentage_is_a_quantile() -> None:
     assert QuantilePruner(25).q == 0.25 and QuantilePruner(0.25).q == 0.25
 

@@ -185,6 +185,11 @@ async def test_what_cannot_be_told_is_refused_and_can_be_told_again() -> None:
         with pytest.raises(UsageError, match="trial 0 was not asked in this session"):
             await session.tell(stranger, 1.0)
         await session.tell(trial, 1.0)
+        with pytest.raises(UsageError, match="trial 0 was not asked in this session"):
+            await session.tell(stranger, 1.0)  # also where that number has been told here
+        for nothing in (None, 0):
+            with pytest.raises(UsageError, match="tell takes a trial that `ask` has given, got"):
+                await session.tell(nothing, 1.0)  # type: ignore[arg-type]  # that is the point
     assert search.history.values.tolist() == [1.0]
 
 

@@ -336,6 +336,7 @@ def test_an_array_guess_that_does_not_belong_is_refused(value: Any) -> None:
         (lambda: ah.int(0, 9, init=1.5), "1.5 is not an integer"),
         (lambda: ah.int(0, 90, multiple_of=32, init=33), "init 33 is not one of the values; the nearest is 32"),
         (lambda: ah.int(16, 512, power_of=2, init=100), "init 100 is not one of the values; the nearest is 128"),
+        (lambda: ah.float(0, 1, shape=()), r"shape=\(\) must hold positive integers; for one number, leave it out"),
         (lambda: ah.int(33, 63, power_of=2), r"int\(33, 63, power_of=2\): there is no power of 2 in the range"),
         (lambda: ah.int(-9, 0, power_of=2), "no power of 2 in the range"),
         (lambda: ah.int(33, 63, multiple_of=32), "no multiple of 32 in the range"),

@@ -246,3 +246,80 @@ async def test_the_log_says_which_space_each_run_had(tmp_path: Path) -> None:
     runs = [r for r in records if r["kind"] == "run"]
     assert records[0]["space"]["x"]["high"] == 1.0
     assert [r.get("space", {}).get("x", {}).get("high") for r in runs] == [None, 2.0, None]
+
+
+NESTED = ah.choice(
+    {"name": "adam", "eps": 1, "lr": ah.float(0, 1)}, {"name": "sgd", "lr": ah.float(0, 1), "m": [ah.bool()]}
+)
+BARE = ah.choice("auto", ah.float(1, 2), ah.choice(7, ah.int(10, 20)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"opt": NESTED}, {"opt": {"name": "adam", "lr": ah.float(0, 1)}}),
+        ({"opt": NESTED}, {"opt": ah.choice({"name": "adam", "eps": 2, "lr": ah.float(0, 1)}, "none")}),
+        ({"opt": NESTED, "x": ah.int(1, 1)}, {"x": ah.int(1, 1)}),
+        ({"opt": BARE}, {"opt": ah.float(1, 2)}),
+        ({"opt": BARE, "x": ah.int(1, 1)}, {"x": ah.int(1, 1)}),
+        ({"in": {"opt": BARE}}, {"in": {"opt": ah.int(1, 2)}}),
+    ],
+)
+async def test_what_was_evaluated_is_shown_with_its_values_whatever_the_space_has_become(
+    where: str, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    first = await run(before, where, steps=20)
+    changed = await loaded(after, where)
+    for old, now in zip(first.history, changed.history, strict=True):
+        assert {k: v for k, v in now.params.items() if k in before} == plain(old.params)
+    name = "in.opt" if "in" in before else "opt"
+    shown = [plain(t.params["in"]["opt"] if "in" in before else t.params["opt"]) for t in first.history]
+    assert plain(changed.history[name].tolist()) == shown
+    assert changed.history.to_pandas()[name].map(plain).tolist() == shown
+
+
+def plain(value: Any) -> Any:
+    return orjson.loads(orjson.dumps(value))
+
+
+async def test_looking_at_what_a_space_does_not_know_changes_nothing_of_it(where: str, tmp_path: Path) -> None:
+    first = await run({"opt": NESTED, "x": ah.int(1, 1)}, where)
+    changed = await loaded({"x": ah.int(1, 1)}, where)
+    assert changed.best is not None and len(list(changed.history)) == 30
+    await changed.save(tmp_path / "copy.ckpt")
+    back = await loaded({"opt": NESTED, "x": ah.int(1, 1)}, str(tmp_path / "copy.ckpt"))
+    assert [t.params for t in back.history] == [t.params for t in first.history]
+
+
+async def test_every_frame_has_what_the_space_has_lost(where: str) -> None:
+    await run({"x": ah.float(0, 1), "gone": ah.float(0, 1), "n": ah.int(1, 9)}, where, steps=3)
+    search = await run({"x": ah.float(0, 1)}, where, steps=2)
+    frame = search.history.to_pandas()
+    assert frame["gone"].dtype == np.float64 and frame["gone"].isna().tolist() == [False] * 3 + [True] * 2
+    assert search.history["n"].dtype == np.float64 and {"gone", "n"} <= set(search.history.to_polars().columns)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "now"),
+    [
+        ({"opt": ah.choice("lion", "adam", "sgd")}, {"opt": ah.choice("sgd", "adam")}, {"opt": "sgd"}),
+        ({"w": ah.int(1, 1, shape=3)}, {"w": ah.int(2, 2, shape=2)}, {"w": [2, 2]}),
+        ({"x": ah.int(3, 3), "gone": ah.int(1, 1)}, {"x": ah.int(3, 3)}, {"x": 3}),
+    ],
+)
+async def test_what_was_in_flight_counts_as_what_it_ran_as(
+    where: str, before: dict[str, Any], after: dict[str, Any], now: dict[str, Any]
+) -> None:
+    async with ah.Search(before, seed=1).session(steps=10, checkpoint_path=where) as session:
+        assert await session.ask() is not None
+    ran: list[Any] = []
+
+    def objective(params: dict[str, Any]) -> float:
+        ran.append({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in params.items()})
+        return 1.0
+
+    search = await run(after, where, steps=10, objective=objective)
+    told = [{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in t.params.items()} for t in search.history]
+    assert told == ran and ran[0] == now
+    assert all(ran.count(params) == 1 for params in ran)
+    assert (await loaded(after, where)).history[0].attempt == 2

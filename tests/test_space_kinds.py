@@ -355,3 +355,10 @@ def test_none_is_a_value_like_any_other() -> None:
     inside = space.fit({"x": {}, "limit": None}, None, rng(0))
     assert space.build(inside) == {"limit": None, "x": {"y": None}}
     assert space.encode(inside)["x.y"] is None
+
+
+def test_what_a_sample_of_ones_own_raises_says_of_which_parameter() -> None:
+    space = Space({"in": {"x": ah.float(0, 1, sample=lambda: 1 / 0)}, "y": ah.bool()})
+    with pytest.raises(ZeroDivisionError) as raised:
+        space.sample(rng(0))
+    assert raised.value.__notes__ == ["in the sample or mutate of the parameter in.x"]

@@ -180,6 +180,9 @@ async def generator(params: dict[str, Any]) -> Any:
         (lambda: ah.wrap_n_times(noisy, True), "n=True"),
         (lambda: ah.wrap_n_times(noisy, 3, yield_after=3), "from 0 to n - 1 = 2"),
         (lambda: ah.wrap_n_times(noisy, 3, yield_after=-1), "yield_after=-1"),
+        (lambda: ah.wrap_n_times(noisy, 3, yield_after=1.5), "yield_after=1.5"),  # type: ignore[arg-type]  # as above
+        (lambda: ah.wrap_n_times(noisy, 3, yield_after="x"), "yield_after='x'"),  # type: ignore[arg-type]  # as above
+        (lambda: ah.wrap_n_times(noisy, 3, reduction=[]), r"reduction=\[\]"),  # type: ignore[arg-type]  # as above
         (lambda: ah.wrap_n_times(noisy, 3, reduction="mode"), "reduction='mode'"),  # type: ignore[arg-type]  # as above
         (lambda: ah.wrap_n_times(generator, 3), "not one that yields estimates"),
         (lambda: ah.wrap_n_times(7, 3), "callable"),  # type: ignore[arg-type]  # as above

@@ -107,7 +107,7 @@ class Watchers:
     def _call(self, method: Callable[[Any], Any], arg: Any) -> None:
         try:
             result = method(arg)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # of something that it looked at: nobody cancels what does not wait
             _log.exception("a callback raised; the search goes on")
             return
         if inspect.isawaitable(result):

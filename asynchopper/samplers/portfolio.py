@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from copy import copy
+from typing import Any, Self
 from weakref import ref
 
 import numpy as np
@@ -27,12 +28,21 @@ class PortfolioSampler:
 
     def __init__(self, tuning: Tuning | None = None) -> None:
         self._tuning = tuning or Tuning()
+        self._forget()
+
+    def _forget(self) -> None:
         self._state: ref[State] | None = None
         self._rewound = 0
         self._memory: Memory | None = None
         self._screen: Screen | None = None
         self._blocks: Blocks | None = None
         self._seeds: Seeds | None = None
+
+    def apart(self) -> Self:
+        """The same with a memory of its own: one sampler may be given to searches that run at once."""
+        other = copy(self)
+        other._forget()
+        return other
 
     def propose(self, view: View, rng: Generator) -> Proposal:
         prompt = self.prompt(view, rng)

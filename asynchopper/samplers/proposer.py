@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from asynchopper.budget import Schedule
+from asynchopper.errors import UsageError
 from asynchopper.samplers.base import LARGE, Next, Sampler, View
-from asynchopper.space import Generator, Space
+from asynchopper.space import Generator, Given, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 
@@ -57,7 +58,7 @@ class Proposer:
         self,
         sampler: Sampler,
         schedule: Schedule,
-        guesses: deque[Mapping[Any, Any]],
+        guesses: deque[Given],
         seed: int,
         lane: int = 0,
     ) -> None:
@@ -140,6 +141,11 @@ class Proposer:
     def _fresh(self, view: View, rng: Generator, propose: _Propose, proposal: Proposal) -> Next | None:
         """The candidate; where it has been asked before, its answer, if answers are wanted, or another one."""
         state = view.state
+        if not isinstance(proposal, Proposal) or len(proposal.values) != state.space.n:
+            raise UsageError(
+                f"{type(self._sampler).__name__}.propose gave {proposal!r:.80}, and not a Proposal with a value for each "
+                "parameter; Space.sample and Space.mutate make such values"
+            )
         if state.seen is None:
             return Next(proposal, None)
         key = state.space.key(proposal.values)
@@ -157,7 +163,7 @@ class Proposer:
         while self.guesses_used < len(self._guesses):
             guess = self._guesses[self.guesses_used]
             self.guesses_used += 1
-            values = space.fit(guess, state.best_values, rng)
+            values = space.filled(guess, state.best_values, rng)
             key = self._key(state, values)
             if key is None or state.seen is None or key not in state.seen:
                 return Next(Proposal(values, "enqueued"), key)

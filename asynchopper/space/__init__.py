@@ -11,6 +11,18 @@ from asynchopper.space.arrays import Array
 from asynchopper.space.kinds import Choice, Custom
 from asynchopper.space.nodes import Leaf
 from asynchopper.space.scalars import MISSING, Generator, Parameter, Scalar
-from asynchopper.space.tree import Space, merge
+from asynchopper.space.tree import Given, Space, merge
 
-__all__ = ["MISSING", "Array", "Choice", "Custom", "Generator", "Leaf", "Parameter", "Scalar", "Space", "merge"]
+__all__ = [
+    "MISSING",
+    "Array",
+    "Choice",
+    "Custom",
+    "Generator",
+    "Given",
+    "Leaf",
+    "Parameter",
+    "Scalar",
+    "Space",
+    "merge",
+]

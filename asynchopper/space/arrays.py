@@ -37,9 +37,7 @@ class Array(Parameter):
         self.cardinality = (
             scalar.cardinality**self.size if self.size * math.log2(scalar.cardinality + 1) < 60 else math.inf
         )
-        self.init = np.full(shape, scalar.init, self.dtype) if init is MISSING else self.accept(init)
-        if init is not MISSING and self.dtype.kind == "i" and not np.array_equal(self.init, self._taken(init)):
-            raise SpaceError("an entry is not one of the values")
+        self.init = np.full(shape, scalar.init, self.dtype) if init is MISSING else self.admit(init)
         self.init.setflags(write=False)
 
     def sample(self, rng: Generator) -> Numbers:
@@ -100,6 +98,12 @@ class Array(Parameter):
         if not np.all((a >= self.scalar.low) & (a <= self.scalar.high) & np.isfinite(a)):
             raise SpaceError(f"an entry is outside [{self.scalar.low!r}, {self.scalar.high!r}]")
         return self.clip(a) + 0
+
+    def admit(self, given: Any) -> Numbers:
+        value = self.accept(given)
+        if self.dtype.kind == "i" and not np.array_equal(value, self._taken(given)):
+            raise SpaceError("an entry is not one of the values")
+        return value
 
     def _taken(self, given: Any) -> Numbers:
         try:

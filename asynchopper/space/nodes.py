@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from asynchopper.errors import SpaceError
-from asynchopper.space.scalars import Generator, Parameter, Scalar
+from asynchopper.space.scalars import Draw, Generator, Parameter, Scalar
 from asynchopper.space.sharing import own
 
 Node: TypeAlias = Any
@@ -21,12 +21,12 @@ class Leaf:
 
     def draw(self, u: float, rng: Generator) -> Any:
         p = self.param
-        return p.draw(u, rng) if p.user_sample is None else self._taken(p.user_sample(rng))
+        return p.draw(u, rng) if p.user_sample is None else self._taken(p.user_sample, rng)
 
     def move(self, value: Any, u: float, rng: Generator, strength: float) -> Any:
         p = self.param
         if p.user_mutate is not None:
-            return self._taken(p.user_mutate(p.show(value), rng, strength))
+            return self._taken(p.user_mutate, p.show(value), rng, strength)
         if p.user_sample is not None and not isinstance(p, Scalar):
             return self.draw(u, rng)
         return p.move(value, u, rng, strength)
@@ -37,7 +37,12 @@ class Leaf:
             return True
         return a is not None and b is not None and self.param.key(a) == self.param.key(b)
 
-    def _taken(self, given: Any) -> Any:
+    def _taken(self, fn: Draw, *args: Any) -> Any:
+        try:
+            given = fn(*args)
+        except Exception as e:
+            e.add_note(f"in the sample or mutate of the parameter {self.path}")
+            raise
         try:
             return self.param.accept(given)
         except SpaceError as e:

@@ -37,11 +37,6 @@ def as_int(given: Any) -> int:
         return int(x)
 
 
-def whole(given: Any) -> int | None:
-    """The `int` that an argument is, also as NumPy has it; `None` where it is none."""
-    return operator.index(given) if hasattr(given, "__index__") and not isinstance(given, bool) else None
-
-
 def number_from_json(data: Json) -> float:
     if isinstance(data, bool) or not isinstance(data, (int, float)):
         raise ValueError(f"not a number: {data!r:.80}")

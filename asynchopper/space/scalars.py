@@ -80,6 +80,10 @@ class Parameter(ABC):
         """A value from outside, as the parameter holds it; raises `SpaceError` when it does not belong."""
         return given
 
+    def admit(self, given: Any) -> Any:
+        """As `accept`, but an integer that is not one of the values is refused, and not rounded."""
+        return self.accept(given)
+
     def clip(self, value: Any) -> Any:
         """The nearest value that the parameter has, for one that was stored when its range was another."""
         return value
@@ -252,13 +256,17 @@ class Grid(Scalar):
             raise SpaceError(f"{x!r} is outside [{self.low!r}, {self.high!r}]")
         return self.cell(self.index(x))
 
+    def admit(self, given: Any) -> Any:
+        value = self.accept(given)
+        if self.kind == "int" and value != given:
+            raise SpaceError(f"{given!r} is not one of the values; the nearest is {value!r}")
+        return value
+
     def clip(self, value: Any) -> Any:
         return self.cell(self.index(value))
 
     def _set_init(self, init: Any) -> None:
-        self.init = self.cell((self.n - 1) // 2) if init is MISSING else self.accept(init)
-        if init is not MISSING and self.kind == "int" and self.init != init:
-            raise SpaceError(f"init {init!r} is not one of the values; the nearest is {self.init!r}")
+        self.init = self.cell((self.n - 1) // 2) if init is MISSING else self.admit(init)
 
 
 class IntGrid(Grid):

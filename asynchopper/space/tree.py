@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,8 +16,12 @@ from asynchopper.space.counting import cardinality, fill
 from asynchopper.space.kinds import Choice, has_parameter, same, why_unstorable
 from asynchopper.space.nodes import Branch, Constant, Leaf
 from asynchopper.space.scalars import Float, Generator, IntGrid, Parameter, PowerGrid, Scalar
+from asynchopper.space.sharing import own
 from asynchopper.trial import Values
 from asynchopper.values import Json, from_json
+
+Given: TypeAlias = "dict[int, Any]"
+"""Some values of a candidate, by leaf."""
 
 
 class Space:
@@ -297,6 +301,10 @@ class Space:
             return tuple(values), {}
         return tuple(values), {path: _foreign(data) for path, data in flat.items() if path not in known}
 
+    def made_up(self, foreign: Mapping[str, Any] | None) -> bool:
+        """Whether a stored candidate had something else, which this space could not take, in the place of a parameter."""
+        return foreign is not None and not foreign.keys().isdisjoint(self.paths)
+
     def _decode_plain(self, flat: Mapping[str, Json]) -> Values | None:
         """The common case, at a fraction of the cost: exactly the scalars of this space, each in its range."""
         if self.plain is None or len(flat) != self.n:
@@ -317,8 +325,16 @@ class Space:
 
     def fit(self, guess: Mapping[Any, Any], base: Values | None, rng: Generator) -> Values:
         """A partial candidate from outside, filled up from `base`; raises `SpaceError` naming what does not belong."""
-        given: dict[int, Any] = {}
+        return self.filled(self.given(guess), base, rng)
+
+    def given(self, guess: Mapping[Any, Any]) -> Given:
+        """What a partial candidate from outside says, as it is now; raises `SpaceError` naming what does not belong."""
+        given: Given = {}
         self._fit(self._root, guess, "", given)
+        return given
+
+    def filled(self, given: Given, base: Values | None, rng: Generator) -> Values:
+        """A candidate with what was given, and the rest from `base`, or first guesses."""
         values: list[Any] = [None] * self.n
         known = None if base is None else self.legal(base)
         for leaf in self.leaves:
@@ -333,10 +349,10 @@ class Space:
                 values[i] = leaf.param.first(rng)
         return tuple(values)
 
-    def _fit(self, node: Any, guess: Any, path: str, given: dict[int, Any]) -> None:
+    def _fit(self, node: Any, guess: Any, path: str, given: Given) -> None:
         if isinstance(node, Leaf):
             try:
-                given[node.index] = node.param.accept(guess)
+                given[node.index] = own(node.param.admit(guess), arrays=True)
             except SpaceError as e:
                 raise SpaceError(f"{node.path}: {e}") from None
         elif isinstance(node, Branch):
@@ -358,14 +374,14 @@ class Space:
         elif not (node.value is guess or same(node.value, guess)):
             raise SpaceError(f"{path}: is the constant {node.value!r:.80} in this space, not {guess!r:.80}")
 
-    def _fit_branch(self, node: Branch, guess: Any, given: dict[int, Any]) -> None:
+    def _fit_branch(self, node: Branch, guess: Any, given: Given) -> None:
         try:
             given[node.leaf.index] = node.leaf.param.accept(guess)
             return
         except SpaceError:
             pass
         for i, option in enumerate(node.options):
-            inner: dict[int, Any] = {}
+            inner: Given = {}
             try:
                 self._fit(option, guess, node.leaf.path, inner)
             except SpaceError:

@@ -13,7 +13,7 @@ import numpy as np
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.kinds import Choice, Custom
-from asynchopper.space.numbers import as_int, whole
+from asynchopper.space.numbers import as_int
 from asynchopper.space.scalars import (
     MISSING,
     Draw,
@@ -26,6 +26,7 @@ from asynchopper.space.scalars import (
     Scalar,
     SignificantFloat,
 )
+from asynchopper.values import whole
 
 Shape: TypeAlias = int | tuple[int, ...]
 
@@ -183,8 +184,8 @@ def _finished(
     if shape is not None:
         assert isinstance(param, Scalar)
         dims = tuple(whole(n) or 0 for n in (shape if isinstance(shape, Iterable) else (shape,)))
-        if min(dims, default=1) < 1:
-            raise SpaceError(f"{said}: shape={shape!r:.80} must hold positive integers")
+        if min(dims, default=0) < 1:
+            raise SpaceError(f"{said}: shape={shape!r:.80} must hold positive integers; for one number, leave it out")
         try:
             param = Array(param, dims, init)
         except SpaceError as e:
