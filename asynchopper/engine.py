@@ -33,6 +33,7 @@ _ROUND_S = 0.002  # for so long at most, candidates are chosen before the loop h
 _TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
 _TOGETHER_S = 0.001  # and for so long
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
+_FLUSH_S = 2.0  # what writing the last records may take where the storage does not answer
 _STUBBORN = "trial %d ignores its cancellation; it is left behind"
 
 
@@ -88,7 +89,7 @@ class Engine:
         try:
             await asyncio.shield(main)
         except asyncio.CancelledError:
-            self.watchers.give_up(self.grace_s + _STUBBORN_S)
+            self._hurry(self.grace_s)
             self.cancel("stopped")
             await uninterrupted(main)
             raise
@@ -103,7 +104,7 @@ class Engine:
     def stop(self, reason: str) -> None:
         """Nothing more is proposed; what runs gets the grace. Said again for the same reason, it is cancelled now."""
         if reason != "runtime":
-            self.watchers.give_up((self.grace_s if self.phase is Phase.RUNNING else 0.0) + _STUBBORN_S)
+            self._hurry(self.grace_s if self.phase is Phase.RUNNING else 0.0)
         if self.phase is Phase.RUNNING:
             self.phase, self.reason = Phase.DRAINING, reason
             for trial in self._running.values():
@@ -116,6 +117,13 @@ class Engine:
                 self.cancel(reason)
         else:
             self._timers.append(self._event_loop.call_later(_STUBBORN_S, self._leave_behind))
+
+    def _hurry(self, grace_s: float) -> None:
+        """After the grace nobody waits for long: not for callbacks, nor for a server that does not answer."""
+        self.watchers.give_up(grace_s + _STUBBORN_S)
+        storage = self.ledger.journal.storage
+        if storage is not None:
+            storage.hurry(grace_s + _FLUSH_S)
 
     def cancel(self, reason: str) -> None:
         """Cancels what runs. It is recorded as interrupted."""

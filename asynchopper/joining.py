@@ -77,9 +77,10 @@ async def _taken_part(
     header = state.header
     assert header is not None
     await prepared(state, opening, seed, storage.location)
-    proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed, lane=here.number)
+    lane = here.number if here.others else 0  # who is alone proposes what a search in a file would
+    proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed, lane)
     journal = SharedJournal(state, storage, dedupe=opening.duplicates != "allow", others=here.others > 0)
-    ledger = SharedLedger(journal, proposer, opening.budget, opening.pruner, here)
+    ledger = SharedLedger(journal, proposer, opening.budget, opening.pruner, max(here.elapsed, state.elapsed))
     ledger.dry = nothing_to_do
     return ledger
 
@@ -120,7 +121,8 @@ async def _entered(
     mine_words = opening.budget.describe()
     others, runs, elapsed = here.others, here.runs, max(here.elapsed, state.elapsed)
     while True:
-        if state.reason in FINISHED and state.run is not None and state.run.budget == mine_words:
+        spent = state.reason in FINISHED and state.reason != "exhausted"  # by a space that may have been a smaller one
+        if spent and state.run is not None and state.run.budget == mine_words:
             if not _saw_it_end(mine, state.run):
                 _log.warning(
                     "%s: this search has spent its budget (%s), and there is nothing left to do in it; give another budget to "

@@ -205,7 +205,9 @@ class Ledger(Host):
     def _again(self, id: int) -> RunningTrial:
         before = self.state.pending[id]
         attempt = before.attempt + 1
-        self.journal.stage(Asked(id, attempt, before.values, before.origin, before.note))  # as what the space makes of it
+        self.journal.stage(
+            Asked(id, attempt, before.values, before.origin, before.note)
+        )  # as what the space makes of it
         saved = None if self.state.space.made_up(before.foreign) else before.saved
         trial = RunningTrial(id, attempt, self.state.space.build(before.values), saved, self)
         trial.started = time.monotonic()

@@ -212,21 +212,21 @@ class Search:
         engine = Engine(await self._begin(opening, evaluation), evaluation, watchers, policy)
         signals = Signals(lambda number: engine.stop(signal.Signals(number).name.lower()))
         try:
-            if handle_signals:
-                signals.enter()
-            await self._evaluate(engine, quiet)
+            await self._evaluate(engine, quiet, signals.enter if handle_signals else None)
         finally:
             for hand_over in signals.leave():
                 hand_over()
         return self.best
 
-    async def _evaluate(self, engine: Engine, quiet: bool) -> None:
+    async def _evaluate(self, engine: Engine, quiet: bool, listen: Callable[[], None] | None) -> None:
         """A run whose log is open. However it ends, the log is closed, and everyone who watches is told."""
         ledger, watchers = engine.ledger, engine.watchers
         progress: Progress | None = None
         reason, cancelled = "error", False
         self._engines.append(engine)
         try:
+            if listen is not None:
+                listen()
             watchers.follow(ledger.state.sign, ledger.state.best_value)
             if self._stopped_early:
                 engine.stop("stopped")

@@ -146,6 +146,10 @@ class Storage(ABC):
         except CheckpointCorrupted as e:
             yield [Lost("the rest", 0, str(e), True)]
 
+    def hurry(self, within: float) -> None:  # noqa: B027 - most have nothing that they wait for
+        """Says, in the event loop, that the run is being stopped: what a backend tries again and again, as with a server
+        that does not answer, it gives up after so many seconds, with a `StorageError`."""
+
     def describe(self) -> str:
         """One line for people: where the log is and what it survives."""
         return self.location
@@ -389,6 +393,8 @@ def open_already(location: str) -> CheckpointLocked:
 
 def expanded(path: str | PathLike[str]) -> Path:
     """A path whose `~` stands for a home directory; where there is no such user, it is a name like any other."""
+    if "\0" in str(path):
+        raise UsageError(f"{path!r:.200}: no path holds a zero")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -42,6 +42,7 @@ async def copy(source: Location, target: Location, *, overwrite: bool = False) -
         decode(records[0], Space({"(none)": float_(0, 1)}))
     except ValueError as e:
         raise CheckpointCorrupted(f"{there.location}: its first record: {e}; look at it with verify") from e
+    location = here.location
     await here.open(resume="auto" if overwrite else "never", overwrite=overwrite)
     try:
         async for _ in here.read():
@@ -50,7 +51,8 @@ async def copy(source: Location, target: Location, *, overwrite: bool = False) -
             await here.append(records[start : start + _AT_ONCE])
     finally:
         await here.close()
-    check = open_storage(here.location) if not isinstance(target, Storage) and "***" not in here.location else here
+    # of a directory, the file that it has become; otherwise the same again, since a location does not show secrets
+    check = here if here.location == location else open_storage(here.location)
     await check.open(readonly=True)
     try:
         if await _records(check) != records:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 from asynchopper.budget import Budget
 from asynchopper.errors import StorageError
@@ -18,9 +20,11 @@ from asynchopper.records import encode
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.base import Next, View
 from asynchopper.shared import SharedJournal
-from asynchopper.state import FINISHED, Ended
-from asynchopper.storage import Joined, Reply
-from asynchopper.trial import Interrupted, Outcome
+from asynchopper.state import Ended
+from asynchopper.storage import Reply
+from asynchopper.trial import Interrupted, Outcome, Pruned
+
+_log = logging.getLogger("asynchopper")
 
 _FOLLOW_S = 0.2  # a worker that is busy with long evaluations looks after others' results this long after its last turn
 _LOOK_S = 10.0  # and at least so often while it waits
@@ -31,8 +35,9 @@ class SharedLedger(Ledger):
     """One worker's view of a search that it shares."""
 
     def __init__(
-        self, journal: SharedJournal, proposer: Proposer, budget: Budget, pruner: Pruner | None, joined: Joined
+        self, journal: SharedJournal, proposer: Proposer, budget: Budget, pruner: Pruner | None, elapsed: float
     ) -> None:
+        """`elapsed` is what the log's clock says."""
         super().__init__(journal, proposer, budget, pruner)
         self.redo.clear()  # the log hands out what others have given up
         self._shared_journal = journal
@@ -44,7 +49,7 @@ class SharedLedger(Ledger):
         self._patience: asyncio.TimerHandle | None = None
         self._heard_at = -math.inf
         self._watching: asyncio.Task[None] | None = None
-        self.before = joined.elapsed
+        self.before = elapsed
         journal.heard = self._heard
 
     def _heard(self, reply: Reply) -> None:
@@ -97,7 +102,7 @@ class SharedLedger(Ledger):
             why = refused.pop(trial, None)
             if why is None:
                 if trial.attempt > 1:
-                    known = None
+                    known = self._given_up(trial)
                     self._keep(chosen)
                 granted.append((trial, known))
             elif why != "known":
@@ -128,6 +133,27 @@ class SharedLedger(Ledger):
         """A guess that was not tried is tried later."""
         if chosen is not None and chosen.proposal.origin == "enqueued":
             self._kept.append(chosen)
+
+    def _given_up(self, trial: RunningTrial) -> Outcome | None:
+        """What becomes of a trial that somebody else has begun, where it cannot be evaluated here as what it was."""
+        pending = self.state.pending.get(trial.id)
+        if pending is None or not self.state.space.made_up(pending.foreign):
+            return None
+        _log.warning(
+            "%s: trial %d, which another worker had begun, has values that this one's space does not have: it counts as pruned",
+            self._shared_journal.shared.location, trial.id,
+        )  # fmt: skip
+        return Pruned()
+
+    def tell(self, trial: RunningTrial, outcome: Outcome) -> None:
+        super().tell(trial, outcome)
+        trial._taken = True
+
+    async def save(self, trial: RunningTrial, state: Any) -> None:
+        pending = self.state.pending.get(trial.id)
+        if not trial._taken and (pending is None or pending.attempt != trial.attempt):
+            return  # somebody else took it for lost, and needs nothing of this attempt any more
+        await super().save(trial, state)
 
     def take_back(self, trial: RunningTrial) -> None:
         self.tell(trial, Interrupted())
@@ -205,6 +231,6 @@ class SharedLedger(Ledger):
         if not journal.broken:
             await journal.commit()
             ended = Ended(reason, self.elapsed())
-            final = reason in FINISHED and (reason != "exhausted" or not self.state.pending)
-            await journal.shared.leave(encode(ended, self.state.space), final)
+            # steps are counted for all; another space may have more, and another's evaluations more time
+            await journal.shared.leave(encode(ended, self.state.space), reason == "steps")
             self.state.fold(ended)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asynchopper_backends.file import FileStorage
 
 import asynchopper as ah
 from asynchopper.storage import open_storage
@@ -55,6 +56,27 @@ async def test_auto_continues_the_newest_that_has_not_ended(tmp_path: Path) -> N
     assert search.checkpoint_path == first
     assert len(search.history) == 10
     assert (await run(tmp_path)).checkpoint_path == f"{tmp_path}/run_00002.ckpt"
+
+
+async def test_results_behind_the_end_do_not_make_a_run_an_unfinished_one(tmp_path: Path) -> None:
+    search = ah.Search(x=ah.float(0, 1))
+    async with search.session(steps=2, checkpoint_path=tmp_path / "late.ckpt") as session:
+        first, second = await session.ask(), await session.ask()
+        assert first is not None and second is not None
+        await session.tell(first, 1.0)
+        await session.tell(second, 1.0)
+    lines = (tmp_path / "late.ckpt").read_bytes().splitlines()
+    bare = [line[: line.rindex(b',"seq"')] + b"}" for line in lines]
+    ended = next(i for i, line in enumerate(bare) if b'"kind":"ended"' in line)
+    storage = FileStorage(tmp_path / "runs" / "run_00000.ckpt")
+    await storage.open()
+    async for _ in storage.read():
+        pass
+    told = next(i for i, line in enumerate(bare) if b'"kind":"told","id":1' in line)
+    await storage.append([line for i, line in enumerate(bare) if i not in (ended, told)])
+    await storage.append([bare[ended], bare[told]])
+    await storage.close()
+    assert (await run(tmp_path / "runs" / "")).checkpoint_path == f"{tmp_path}/runs/run_00001.ckpt"
 
 
 async def test_never_always_starts_a_new_one(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import asynchopper as ah
+from asynchopper.errors import UsageError
 from asynchopper.storage import Entry, Storage, open_storage
 from asynchopper.testing.logs import batch, contents, header, opened, record, written
 from asynchopper.testing.system import WithoutSync
@@ -412,3 +413,44 @@ async def test_whoever_stops_waiting_for_a_scan_stops_it(tmp_path: Path) -> None
     finally:
         await storage.close()
     assert portions == 1
+
+
+@pytest.mark.parametrize("how", ["shortened", "written to"])
+async def test_a_file_that_somebody_else_changes_ends_the_run(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.ckpt"
+
+    def meddling(params: dict[str, Any]) -> float:
+        if len(search.history) == 20:
+            if how == "shortened":
+                os.truncate(path, 500)
+            else:
+                with path.open("ab") as f:
+                    f.write(b"{}\n")
+        return float(params["x"])
+
+    search = ah.Search(x=ah.float(0, 1), seed=1)
+    with pytest.raises(ah.StorageError, match=f"was {how} by somebody else while the search was writing to it"):
+        await search.run(meddling, steps=40, checkpoint_path=path, quiet=True)
+    assert len(search.history) in (19, 20)
+    await search.save(tmp_path / "elsewhere.ckpt")
+
+
+@pytest.mark.parametrize("url", ["file:///tmp/a%00b.ckpt", "dir:///tmp/a%00b"])
+async def test_a_path_with_a_zero_in_it_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="no path holds a zero"):
+        await ah.Search(x=ah.bool()).run(lambda p: 1.0, steps=1, checkpoint_path=url, quiet=True)
+
+
+async def test_a_run_that_cannot_listen_for_signals_leaves_nothing_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(signals: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    search = ah.Search(x=ah.float(0, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr("asynchopper.signals.Signals.enter", full)
+        with pytest.raises(OSError, match="Too many open files"):
+            await search.run(lambda p: 1.0, steps=3, checkpoint_path=tmp_path / "run.ckpt", quiet=True)
+    await search.run(lambda p: 1.0, steps=3, checkpoint_path=tmp_path / "run.ckpt", quiet=True)
+    assert len(search.history) == 3

@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("asynchopper")
 
+_TAIL = 2**16  # bytes
 _LOOK_S = 0.02  # how often the file's name is looked at; that it has lost its last name is seen at once
 
 _open_logs: weakref.WeakSet[FileStorage] = weakref.WeakSet()
@@ -301,6 +302,11 @@ class FileStorage(PromptStorage):
         try:
             if len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
                 raise StorageError(f"{self.location}: a record has more than {MAX_LINE} bytes")
+            if (size := os.fstat(self._fd).st_size) != self._end:
+                raise StorageError(
+                    f"{self.location} was {'shortened' if size < self._end else 'written to'} by somebody else while the "
+                    "search was writing to it; the search in memory is whole: save it elsewhere"
+                )
             write(self._fd, data, self._end)
             if new:
                 self._put_in_place()
@@ -389,12 +395,11 @@ class FileStorage(PromptStorage):
 
 
 def last_reason(path: Path) -> str | None:
-    """Why the last run in this file ended, by its last line alone; `None` when it has not."""
+    """Why the last run in this file ended, by its last lines alone; `None` when it has not."""
     with contextlib.suppress(OSError), open(path, "rb") as f:
-        f.seek(max(0, os.fstat(f.fileno()).st_size - 4096))
-        lines = f.read().split(b"\n")
-        found = re.match(rb'\{"kind":"ended","reason":"([a-z]+)"', lines[-2] if len(lines) > 1 else b"")
-        return found[1].decode() if found else None
+        f.seek(max(0, os.fstat(f.fileno()).st_size - _TAIL))
+        ends = re.findall(rb'^\{"kind":"(?:ended","reason":"([a-z]+)"|run"|asked")', f.read(), re.MULTILINE)
+        return ends[-1].decode() or None if ends else None  # results that came late may stand behind it
     return None
 
 

@@ -132,7 +132,7 @@ local function reply(worker, entries, replayed, verdicts, grants)
     end
   end
   return {'ok', now, m.clock, m.told, m.out, m.runs, replayed == nil and call('ZCARD', alive) or 0, next_end, m.last,
-    replayed and 1 or 0, verdicts, grants, records}
+    replayed and 1 or 0, verdicts, grants, records, m.ended}
 end
 
 local function behind(entries)
@@ -250,10 +250,11 @@ end
 
 local act = {}
 
--- (worker, epoch, lease)
+-- (worker, epoch, lease, seen)
 function act.beat()
-  local worker, epoch, lease = arg(), arg(), number()
+  local worker, epoch, lease, seen = arg(), arg(), number(), arg()
   if m.epoch ~= epoch then return {'epoch'} end
+  if seen ~= '' and #call('XRANGE', log, seen, seen) == 0 then return {'lost', tostring(m.seq)} end
   tick()
   renew(worker, lease)
   store()
@@ -286,7 +287,7 @@ function act.join()
   end
   local n = call('HINCRBY', meta, 'workers', 1)
   store()
-  return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain}
+  return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain, m.ended}
 end
 
 -- (worker, lease, epoch, replace, limit, n, n x record): a new search, with its first worker.
@@ -342,23 +343,27 @@ function act.run()
   if m.runs == runs then
     verdict = '1'
     add(record)
-    m.limit, m.runs, m.ended = limit, m.runs + 1, 0
+    m.limit, m.runs, m.ended = limit, m.runs + 1, m.ended + m.ended % 2 -- odd between a budget's end and the next one
   end
   store()
   return reply(worker, entries, nil, verdict, '')
 end
 
--- (worker, epoch, record, final): a worker goes. The last one to go, or one that knows the end, says so in the log.
+-- (worker, epoch, seen, record, final, budget): a worker goes. The last one to go, or one that knows the end of the budget
+-- that it had a part in, says so in the log.
 function act.leave()
-  local worker, epoch, record, final = arg(), arg(), arg(), arg()
+  local worker, epoch, seen, record, final, budget = arg(), arg(), arg(), arg(), arg(), number()
   if m.epoch ~= epoch then return {'epoch'} end
+  if seen ~= '' and #call('XRANGE', log, seen, seen) == 0 then return {'lost', tostring(m.seq)} end
   tick()
   call('ZREM', alive, worker)
   call('HDEL', ops, worker)
+  local last = call('ZRANGE', alive, -1, -1, 'WITHSCORES')
+  m.live = tonumber(last[2] or now) -- the clock stands still once nobody is at work
   if m.plain == 0 then hand_back(function(owner) return owner == worker end) end
-  if record ~= '' and m.ended == 0 and (final == '1' or call('ZCARD', alive) == 0) then
+  if record ~= '' and m.ended == budget and m.ended % 2 == 0 and (final == '1' or #last == 0) then
     add(record)
-    m.ended, m.runs = 1, m.runs + 1
+    m.ended, m.runs = m.ended + 1, m.runs + 1
   end
   store()
   return {'ok'}

@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 
 from asynchopper.errors import CheckpointLocked, StorageError
 from asynchopper.storage import Ask, Entry, Grant, Joined, Refusal, Reply, Resume, Tell, check_presence
+from asynchopper_backends.redis_label import label
 from asynchopper_backends.redis_link import Failed, Link
-from asynchopper_backends.redis_log import _GOODBYE_S, RedisLog, _label
+from asynchopper_backends.redis_log import _GOODBYE_S, RedisLog
 from asynchopper_backends.redis_wire import Answer
 
 _Words: TypeAlias = tuple[tuple[Any, ...], list[Any]]
@@ -31,6 +32,8 @@ class RedisStorage(RedisLog):
 
     _counted = True
     _overwrite = False
+    _budget = 0
+    """Which of the search's budgets this worker has a part in, as the server counts them."""
     _news_link: Link | None = None
     _alarm: asyncio.Event | None = None
 
@@ -42,7 +45,7 @@ class RedisStorage(RedisLog):
     async def _join(self, resume: Resume, overwrite: bool) -> Joined:
         link, seen = await self._look()
         check_presence(seen.seq > 0, self.location, resume, overwrite, False)
-        self._me, self._alarm = _label(), asyncio.Event()
+        self._me, self._alarm = label(), asyncio.Event()
         words = (b"join", self._me, self._lease_ms, 1 + len(seen.dead), seen.dead_owner, *seen.dead)
         reply = (await link.call(*words))[0]
         if reply[0] == b"empty" or overwrite:
@@ -55,9 +58,9 @@ class RedisStorage(RedisLog):
             return Joined(0, 0, 0, True, 0, 0.0)
         if reply[0] != b"ok":
             self._refuse(reply)
-        _, self._epoch, number, others, seq, _, clock, runs, plain = reply
+        _, self._epoch, number, others, seq, _, clock, runs, plain, self._budget = reply
         self._state, self._counted = "worker", not plain
-        self._start_beat((b"beat", self._me, self._epoch, self._lease_ms))
+        self._start_beat(self._beat_words)
         return Joined(number, others, seq, self._counted, runs, clock / 1000)
 
     async def create(self, records: Sequence[bytes], limit: int | None) -> bool:
@@ -69,10 +72,13 @@ class RedisStorage(RedisLog):
             return False
         if reply[0] != b"ok":
             self._refuse(reply)
-        self._epoch, self._last, self._seq = epoch, reply[3], len(records)
+        self._epoch, self._last, self._seq, self._budget = epoch, reply[3], len(records), 0
         self._was_read = True
-        self._start_beat((b"beat", self._me, self._epoch, self._lease_ms))
+        self._start_beat(self._beat_words)
         return True
+
+    def _beat_words(self) -> tuple[Any, ...]:
+        return b"beat", self._me, self._epoch, self._lease_ms, self._last
 
     async def _anew(self, link: Link) -> None:
         self._state = "closed"
@@ -100,6 +106,7 @@ class RedisStorage(RedisLog):
                 continue
             if reply[0] != b"ok":
                 self._refuse(reply)
+            self._budget = reply[-1]
             return self._reply(reply, news)
 
     async def turn(self, tells: Sequence[Tell], asks: Sequence[Ask]) -> Reply:
@@ -198,7 +205,7 @@ class RedisStorage(RedisLog):
         self._seq += len(records)
 
     def _reply(self, reply: Sequence[Any], news: list[Entry]) -> Reply:
-        _, now, clock, told, out, runs, workers, ends, last, whole, verdicts, granted, records = reply
+        _, now, clock, told, out, runs, workers, ends, last, whole, verdicts, granted, records, _ = reply
         if records:
             news += map(Entry, itertools.count(self._seq), records)
         self._last = last
@@ -243,12 +250,19 @@ class RedisStorage(RedisLog):
     # -- leaving
 
     async def leave(self, ended: bytes, final: bool) -> None:
-        if self._state == "worker" and self._wrong is None and self._epoch:
-            await self._wholly(
-                functools.partial(self._committed, b"leave", self._me, self._epoch, ended, b"1" if final else b"0")
-            )
-            self._epoch = b""
-        await self.close()
+        try:
+            if self._state == "worker" and self._wrong is None and self._epoch:
+                words = (*self._leave_words, ended, b"1" if final else b"0", self._budget)
+                reply = await self._wholly(functools.partial(self._committed, *words))
+                if reply[0] != b"ok":
+                    self._refuse(reply)
+                self._epoch = b""
+        finally:
+            await self.close()
+
+    @property
+    def _leave_words(self) -> tuple[Any, ...]:
+        return b"leave", self._me, self._epoch, self._last
 
     async def _let_go(self, link: Link, state: str) -> None:
         news, self._news_link = self._news_link, None
@@ -256,7 +270,7 @@ class RedisStorage(RedisLog):
             await news.drop()
         if state == "worker" and self._epoch:
             try:
-                await link.call(b"leave", self._me, self._epoch, b"", b"0", patience_s=_GOODBYE_S)
+                await link.call(*self._leave_words, b"", b"0", self._budget, patience_s=_GOODBYE_S)
             except StorageError:
                 return
 

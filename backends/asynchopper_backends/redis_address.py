@@ -112,7 +112,7 @@ def parse(url: str) -> tuple[Address, str, Options, str]:
     if len(words) != len(query):
         raise UsageError(f"{scheme}://…: a word is said twice in {', '.join(name for name, _ in query)}")
     name = words.pop("search", "")
-    if not name or not re.fullmatch(r"[^{}\s\x00-\x1f]{1,200}", name):
+    if not name or not re.fullmatch(r"[^{}\s\x00-\x1f\ud800-\udfff]{1,200}", name):
         raise UsageError(f"{scheme}://…: say which search, with ?search=name; for instance {_SHAPES[kind]}")
     options = _options(words)
     username, _, password = user.partition(":")
@@ -127,7 +127,10 @@ def parse(url: str) -> tuple[Address, str, Options, str]:
         parts, db = [path], words.pop("db", "0")
     else:
         parts = [unquote(p) for p in path.strip("/").split("/") if p]
-        db = words.pop("db", parts.pop() if parts and (kind == "server" or len(parts) == 2) else "0")
+        last = parts.pop() if parts and (kind == "server" or len(parts) == 2) else None
+        db = words.pop("db", last or "0")
+        if last is not None and db != last:
+            raise UsageError(f"{scheme}://…: two databases are named, {last} and {db}")
     if words:
         raise UsageError(f"{scheme}://…: unknown words {', '.join(sorted(words))}")
     service = parts.pop(0) if kind == "sentinel" and parts else ""
@@ -170,6 +173,8 @@ def _split(url: str, kind: Kind) -> tuple[str, tuple[tuple[str, int], ...], str,
 def _host(text: str, port: int) -> tuple[str, int]:
     if match := re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d{1,5}))?|([^:\[\]]+)(?::(\d{1,5}))?", text):
         said = match[2] or match[4]
+        if said and not 0 < int(said) < 2**16:
+            raise ValueError(text)
         return unquote(match[1] or match[3]), int(said) if said else port
     raise ValueError(text)
 

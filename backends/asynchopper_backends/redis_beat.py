@@ -20,7 +20,9 @@ _STOP_S = 2.0
 class Beat:
     """Says `words` to the server three times a lease, until it is stopped."""
 
-    def __init__(self, link: Link, words: tuple[Any, ...], lease_s: float, gone: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, link: Link, words: Callable[[], tuple[Any, ...]], lease_s: float, gone: Callable[[bytes], None]
+    ) -> None:
         """`gone` is called in the loop of whoever makes this, with the server's word, when it does not know us any more."""
         self._link, self._words, self._every_s, self._gone = link, words, lease_s / 3, gone
         self._caller = asyncio.get_running_loop()
@@ -45,8 +47,14 @@ class Beat:
             self._task.cancel()
 
     def _run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(self._main())
+        while not self._stopped.is_set():
+            try:
+                asyncio.run(self._main())
+            except asyncio.CancelledError:
+                break
+            except OSError as e:  # too many files are open, for instance
+                _log.warning("%s: no heartbeat: %s; it is tried again", self._link.location, e)
+                self._stopped.wait(self._every_s)
         with contextlib.suppress(RuntimeError):  # the caller's loop has closed
             self._caller.call_soon_threadsafe(self._ended.cancel)
 
@@ -56,7 +64,7 @@ class Beat:
             while not self._stopped.is_set():
                 await asyncio.sleep(self._every_s)
                 try:
-                    said = (await self._link.call(*self._words))[0]
+                    said = (await self._link.call(*self._words()))[0]
                 except StorageError as e:  # the run itself will hear of it when it next says something
                     _log.debug("%s: no heartbeat: %s", self._link.location, e)
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
@@ -46,6 +47,7 @@ SCRIPT = (files("asynchopper_backends") / "redis.lua").read_bytes()
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 PARTS = ("meta", "log", "out", "free", "alive", "ops")
 
+_SHORTEST_TRY_S = 0.3
 _LONGEST_TRY_S = 5.0  # what one attempt gets at first; doubled while attempts time out
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
@@ -98,7 +100,9 @@ class Link:
         self.address, self.location, self.patience_s = address, location, patience_s
         self.prefix = f"asynchopper:{{{name}}}:"
         self.keys = tuple(self.prefix + part for part in PARTS)
-        self.round_trips = 0
+        self.round_trips = self.made = 0
+        """How often something was asked, and how many connections there have been."""
+        self._hurry_at = math.inf
         self._slot = key_slot(self.prefix.encode())
         self._wire: Wire | None = None
         self._script = (len(PARTS), *self.keys)
@@ -161,6 +165,12 @@ class Link:
         self.round_trips += 1
         return await wire.ask(packed, count, within_s)
 
+    def hurry(self, within_s: float) -> None:
+        """Nothing is tried for longer than so many seconds from now."""
+        self._hurry_at = min(self._hurry_at, asyncio.get_running_loop().time() + within_s)
+        if self._wire is not None:
+            self._wire.hurry(self._hurry_at)
+
     # -- again and again
 
     async def tried(
@@ -180,14 +190,16 @@ class Link:
         began, pause_s, complained = clock() if failed is None else failed.began, _FIRST_PAUSE_S, False
         try_s = _try_s(patience_s)
         while True:
+            left_s = min(try_s, max(min(began + patience_s, self._hurry_at) - clock(), _SHORTEST_TRY_S))
             try:
                 if failed is not None:
                     error, failed = failed.error, None
                     raise error
                 if self._wire is None:
-                    async with asyncio.timeout(try_s):
+                    async with asyncio.timeout(left_s):
                         self._wire = Wire(await self._connected())
-                done = await work(self._wire, try_s + within_s)
+                    self.made += 1
+                done = await work(self._wire, left_s + within_s)
             except (OSError, RedisError, TimeoutError) as e:  # redis-py's errors are not OSErrors
                 await self.drop()
                 problem = self._problem(e)
@@ -201,7 +213,7 @@ class Link:
                     _log.warning("%s answers again, after %.1f s", self.location, clock() - began)
                 return done
             waited = clock() - began
-            if waited + pause_s > patience_s:
+            if waited + pause_s > patience_s or clock() + pause_s > self._hurry_at:
                 raise StorageError(
                     f"{self.location} could not be used for {waited:.0f} s: {problem}. What was confirmed is on the server as "
                     "far as its settings go; whether the last batch is, is unknown. Trials that were running here run "
@@ -217,7 +229,7 @@ class Link:
         """What is wrong, in words, where it may pass. Raises `Refused` where it will not."""
         text = _text(e)
         if isinstance(e, (AuthenticationError, AuthorizationError)) or text.startswith(
-            ("NOAUTH", "WRONGPASS", "NOPERM")
+            ("NOAUTH", "WRONGPASS", "NOPERM", "Authentication required")  # the last is what it says over a socket file
         ):
             raise Refused(f"{self.location}: the server refuses this user: {text}") from None
         if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -289,7 +301,7 @@ class Link:
 
 def _try_s(patience_s: float) -> float:
     """What the first attempt gets."""
-    return min(_LONGEST_TRY_S, max(patience_s / 4, 0.3))
+    return min(_LONGEST_TRY_S, max(patience_s / 4, _SHORTEST_TRY_S))
 
 
 def _packed(words: tuple[Any, ...]) -> bytes:

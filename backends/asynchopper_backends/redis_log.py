@@ -8,18 +8,17 @@ import functools
 import itertools
 import logging
 import math
-import os
 import secrets
-import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import orjson
 
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, CheckpointVersionError, LeaseLost, StorageError
-from asynchopper.storage import Entry, Resume, SharedStorage, check_presence, open_already
+from asynchopper.storage import Entry, Lost, Resume, SharedStorage, check_presence, open_already
 from asynchopper_backends.redis_address import Options, parse
 from asynchopper_backends.redis_beat import Beat
+from asynchopper_backends.redis_label import is_dead, label, open_here, who
 from asynchopper_backends.redis_link import Command, Failed, Link
 from asynchopper_backends.redis_server import Server, had, warn_if_open
 
@@ -66,7 +65,11 @@ class RedisLog(SharedStorage):
         self._link: Link | None = None
         self._beat: Beat | None = None
         self._also: tuple[Command, ...] = ()
+        self._settings_of = 0
+        """Of which of the link's connections the server's settings are known."""
         self._epoch, self._last, self._seq = b"", b"", 0
+        self._found = 0
+        """How many records there should be, for a reader."""
         self._me = b""
         self._turns = itertools.count(1)
         self._replace = self._was_read = False
@@ -96,9 +99,9 @@ class RedisLog(SharedStorage):
         link, seen = await self._look()
         check_presence(seen.seq > 0, self.location, resume, overwrite, readonly)
         if readonly:
-            self._epoch, self._state = seen.epoch, "reader"
+            self._epoch, self._state, self._found = seen.epoch, "reader", seen.seq
             return
-        self._me = _label()
+        self._me = label()
         lease_ms = round(self.options.lease_s * 1000)
         words = (b"lock", self._me, lease_ms, seen.dead_owner, len(seen.dead), *seen.dead)
         reply = (await link.call(*words))[0]
@@ -108,7 +111,7 @@ class RedisLog(SharedStorage):
         self._state = "owner"
         check_presence(self._seq > 0, self.location, resume, overwrite, readonly)  # somebody may have been faster
         self._replace = overwrite or not self._seq
-        self._start_beat((b"hold", self._me, lease_ms))
+        self._start_beat(lambda: (b"hold", self._me, lease_ms))
 
     async def read(self) -> AsyncIterator[Sequence[Entry]]:
         if self._state == "closed":
@@ -145,6 +148,15 @@ class RedisLog(SharedStorage):
         if self._state != "reader":
             self._last, self._seq, self._was_read = seen, number, True
 
+    async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
+        link, last, number = self._connected(), b"-", 0
+        while entries := await link.command("XRANGE", link.keys[1], last, b"+", "COUNT", _LONGEST_PAGE):
+            portion = [Entry(int(id.partition(b"-")[0]) - 1, fields[1]) for id, fields in entries]
+            yield portion
+            last, number = b"(" + entries[-1][0], portion[-1].seq + 1
+        if number < self._found:
+            yield [Lost("the end", 0, f"records {number} to {self._found - 1} are not on the server", True)]
+
     def _asked_ahead(self, seen: bytes, most: int) -> asyncio.Task[Any]:
         async def page() -> Any:
             return (await self._connected().call(b"page", self._epoch, seen, most))[0]
@@ -172,6 +184,10 @@ class RedisLog(SharedStorage):
         self._last = reply[1]
         self._seq += len(records)
 
+    def hurry(self, within: float) -> None:
+        if self._link is not None:
+            self._link.hurry(within)
+
     async def close(self) -> None:
         if self._state != "closed" or self._link is not None:
             await _carried(self._close())
@@ -189,7 +205,7 @@ class RedisLog(SharedStorage):
             await self._let_go(link, state)
             await link.drop()
         if self._me:
-            _open_here.discard(orjson.loads(self._me)["id"])
+            open_here.discard(orjson.loads(self._me)["id"])
         self._me, self._wrong, self._replace, self._was_read = b"", None, False, False
         self._epoch, self._last, self._seq = b"", b"", 0
 
@@ -227,24 +243,34 @@ class RedisLog(SharedStorage):
         """A fresh connection to a server that will do, and what is there."""
         link = self._link = Link(self.address, self.name, self.location, self.options.patience_s)
         await warn_if_open(self.address, self.location)
-        self.server = await Server.read(link)
-        self.server.check(self.location)
-        self._also = self.server.demanded(self.options, self.location)
+        await self._read_settings(link)
         reply = (await link.call(b"look"))[0]
         if reply[0] == b"empty":
             return link, _Seen(b"", 0, b"", ())
         if reply[0] != b"ok":
             self._refuse(reply)
         _, epoch, seq, owner, there = reply
-        dead = tuple(worker for worker in there if _is_dead(worker))
-        return link, _Seen(epoch, seq, owner if _is_dead(owner) else b"-", dead)
+        dead = tuple(worker for worker in there if is_dead(worker))
+        return link, _Seen(epoch, seq, owner if is_dead(owner) else b"-", dead)
+
+    async def _read_settings(self, link: Link) -> None:
+        """Raises `StorageError` for a server that will not do."""
+        self.server = await Server.read(link)
+        self._settings_of = link.made
+        self.server.check(self.location)
+        self._also = self.server.demanded(self.options, self.location)
 
     async def _committed(self, *words: Any, failed: Failed | None = None) -> Any:
         """The script's reply, once what it wrote is as durable as it was asked to be; `failed` is as in `Link.call`."""
         link, also = self._connected(), self._also
         if not also:
             reply = (await link.call(*words, failed=failed))[0]
-            if reply[0] not in _LOSSES:
+            if (
+                reply[0] not in _LOSSES and link.made != self._settings_of
+            ):  # a server that came back may be set otherwise
+                await self._read_settings(link)
+                also = self._also
+            if reply[0] not in _LOSSES and not also:
                 return reply
         clock = asyncio.get_running_loop().time
         began, lost = clock(), math.inf if self.address.kind in ("sentinel", "cluster") else -math.inf
@@ -289,7 +315,7 @@ class RedisLog(SharedStorage):
             raise StorageError(f"{self.location} is not open")
         return self._link
 
-    def _start_beat(self, words: tuple[Any, ...]) -> None:
+    def _start_beat(self, words: Callable[[], tuple[Any, ...]]) -> None:
         link = Link(self.address, self.name, self.location, self.options.patience_s)
         self._beat = Beat(link, words, self.options.lease_s, self._beat_ended)
 
@@ -307,10 +333,10 @@ class RedisLog(SharedStorage):
         here = self.location
         if word == b"locked":
             raise CheckpointLocked(
-                f"{here} is in use by {_who(reply[1])}; wait for it, stop it, or use another search name"
+                f"{here} is in use by {who(reply[1])}; wait for it, stop it, or use another search name"
             )
         if word == b"busy":
-            others = f"{reply[1]} workers, one of them {_who(reply[2])}" if reply[1] > 1 else _who(reply[2])
+            others = f"{reply[1]} workers, one of them {who(reply[2])}" if reply[1] > 1 else who(reply[2])
             raise CheckpointLocked(
                 f"{here} is in use by {others}; wait for the end, stop them, or use another search name"
             )
@@ -343,7 +369,7 @@ class RedisLog(SharedStorage):
 
     def _known(self) -> str:
         if not self._seq:
-            return "Nothing was read here yet"
+            return "Nothing was read here: a new log of what is left is made with: asynchopper repair"
         return f"This process knows {self._seq} records; its search is whole in memory and can be saved to a file"
 
 
@@ -374,58 +400,3 @@ def _with(url: str, options: Options) -> str:
     head, _, query = url.partition("?")
     words = [w for w in query.split("&") if w and not w.startswith(own)]
     return f"{head}?{'&'.join([*words, *(f'{k}={v}' for k, v in options.words().items())])}"
-
-
-# -- who has it
-
-
-_open_here: set[str] = set()
-
-
-def _label() -> bytes:
-    """This process, so that another one on this machine can tell that it is dead, and a person who it is."""
-    pid, id = os.getpid(), secrets.token_hex(4)
-    _open_here.add(id)
-    return orjson.dumps({"pid": pid, "host": socket.gethostname(), "home": _home(), "born": _born(pid), "id": id})
-
-
-def _who(label: bytes) -> str:
-    with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
-        said = orjson.loads(label)
-        return f"process {said['pid']} on {said['host']}"
-    return "somebody"
-
-
-def _is_dead(label: bytes) -> bool:
-    """Whether this is a process of this very machine and namespace that has ended, or one of this process's own that was
-    closed while the server did not answer. Of others nobody can say."""
-    try:
-        said = orjson.loads(label)
-        if not said["home"] or said["home"] != _home():
-            return False
-        pid = int(said["pid"])
-        if _born(pid) != said["born"]:
-            return True
-        return pid == os.getpid() and said["id"] not in _open_here
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return False
-
-
-@functools.cache
-def _home() -> str:
-    """Says which processes can see each other: the boot, and the process namespace."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as f:
-            return f"{f.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _born(pid: int) -> str:
-    """When a process began, in ticks since the boot; empty where there is no such process, or it only waits to be buried."""
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            fields = f.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]

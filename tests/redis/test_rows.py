@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Self
 
 from asynchopper_backends.redis import RedisStorage
 
@@ -75,9 +75,16 @@ async def test_rows_stay_where_a_sampler_has_seen_them_while_others_write(server
     assert len({tuple(w.history.values) for w in workers}) == 1
 
 
+class Shown(PortfolioSampler):
+    """One whose memory can be looked at from outside of the run."""
+
+    def apart(self) -> Self:
+        return self
+
+
 async def test_the_default_sampler_learns_what_is_in_the_log(server: Server, name: str) -> None:
     workers = [ah.Search({"x": ah.float(0, 1), "y": ah.float(0, 1)}, seed=2) for _ in range(3)]
-    samplers = [PortfolioSampler() for _ in workers]
+    samplers = [Shown() for _ in workers]
 
     async def objective(params: dict[str, Any]) -> float:
         await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from asynchopper_backends import redis_label
 from asynchopper_backends.redis import RedisStorage
 
 import asynchopper as ah
@@ -77,6 +78,21 @@ async def test_a_restarted_worker_need_not_wait_for_its_former_self(server: Serv
     assert (await again.turn([], [OLD])).grants == [Grant(0, 2)]
     await first.close()
     await again.close()
+
+
+def test_a_process_that_may_not_be_seen_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = redis_label.label().replace(b'"born":"', b'"born":"9')
+    assert redis_label.is_dead(dead)
+
+    def hidden(*_: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", hidden)
+    assert not redis_label.is_dead(dead)
+    monkeypatch.setattr("os.kill", lambda pid, number: (_ for _ in ()).throw(PermissionError()))
+    assert not redis_label.is_dead(dead)
+    monkeypatch.setattr("os.kill", lambda pid, number: (_ for _ in ()).throw(ProcessLookupError()))
+    assert redis_label.is_dead(dead)
 
 
 # -- losses
@@ -399,6 +415,8 @@ def test_urls_that_mean_nothing_are_refused_without_their_password() -> None:
         "redis+sentinel://u:hunter2@host/?search=a", "redis+cluster://u:hunter2@host/3?search=a",
         "redis://u:hunter2@h1,h2/0?search=a", "redis://u:hunter2@/0?search=a", "redis://u:hunter2@host/0?search={a}",
         "redis://u:hunter2@host/0?search=a&ssl_ca_certs=x", "redis://u:hunter2@host/0?search=a&search=b",
+        "redis://u:hunter2@host:70000/0?search=a", "redis://u:hunter2@host:0/0?search=a",
+        "redis://u:hunter2@host/1?db=2&search=a", "redis://u:hunter2@host/0?search=\ud800",
         "unix://?search=a", "redis://u:hunter2@host/0?search=a&workers=2", "redis://u:hunter2@host/0?search=a&replicas=0",
     ):  # fmt: skip
         with pytest.raises(UsageError) as raised:
@@ -423,6 +441,14 @@ def test_a_url_is_shown_as_it_is_but_for_what_is_secret() -> None:
             assert storage.location == shown
             assert "pass" not in repr(storage) + repr(storage.address)
     assert RedisStorage("redis://h?search=a&lease=9", lease=4).location == "redis://h:6379/0?search=a&lease=4"
+
+
+async def test_a_socket_file_that_wants_a_password_says_so_at_once(home: Path) -> None:
+    with (
+        Server(home, requirepass="root", login={"password": "root"}, unixsocket=str(home / "s")),
+        pytest.raises(ah.StorageError, match="the server refuses this user: Authentication required"),
+    ):
+        await ah.Search(x=ah.bool()).run(lambda p: 1, steps=1, checkpoint_path=f"unix://{home}/s?search=a", quiet=True)
 
 
 async def test_a_socket_file_works(home: Path) -> None:

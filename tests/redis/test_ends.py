@@ -1,0 +1,288 @@
+"""Who ends what: budgets, clocks and trials when workers come and go one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asynchopper as ah
+from asynchopper.errors import StorageError, StudyMismatch
+from asynchopper.transfer import copy
+from asynchopper.verify import repair, verify
+from tests.redis.fleet import log_of
+from tests.redis.test_faults import Run
+from tests.servers import Server
+
+SPACE = {"x": ah.float(0, 1), "n": ah.int(1, 9)}
+
+
+async def finished(session: ah.Session) -> None:
+    """Tells all that can be asked."""
+    while (trial := await session.ask()) is not None:
+        await session.tell(trial, trial.params["x"])
+
+
+async def test_a_worker_whose_time_is_up_does_not_end_the_budget_of_others(server: Server, name: str) -> None:
+    url = server.url(name)
+    async with ah.Search(SPACE, seed=1).session(runtime=0.5, checkpoint_path=url) as late:
+        trial = await late.ask()
+        async with ah.Search(SPACE, seed=1).session(runtime=0.5, checkpoint_path=url) as first:
+            while await first.ask() is not None:
+                await asyncio.sleep(0.01)
+        with pytest.raises(StudyMismatch, match=r"1 other worker is at work on a budget of runtime=0\.5"):
+            async with ah.Search(SPACE).session(steps=3, checkpoint_path=url):
+                pass
+        assert trial is not None
+        await late.tell(trial, 1.0)
+    async with (fresh := ah.Search(SPACE)).session(steps=3, checkpoint_path=url) as session:
+        await finished(session)
+    kinds = [
+        (r["kind"], r.get("reason") or r.get("budget")) for r in log_of(server, name) if r["kind"] in ("run", "ended")
+    ]
+    assert kinds[-4:] == [("run", {"runtime": 0.5}), ("ended", "runtime"), ("run", {"steps": 3}), ("ended", "steps")]
+    assert fresh.outcome is not None and (fresh.outcome.reason, len(fresh.history)) == ("steps", 4)
+
+
+async def test_who_leaves_late_says_nothing_of_the_budget_that_came_after_its_own(server: Server, name: str) -> None:
+    url = server.url(name)
+    late = ah.Search(SPACE, seed=1).session(steps=4, checkpoint_path=url)
+    await late.__aenter__()
+    async with ah.Search(SPACE).session(steps=4, checkpoint_path=url) as first:
+        await finished(first)
+    assert await late.ask() is None  # it has heard of its budget's end
+    async with ah.Search(SPACE).session(steps=5, checkpoint_path=url) as next_one:
+        assert await next_one.ask() is not None
+        await late.__aexit__(None, None, None)
+        assert [r["kind"] for r in log_of(server, name)][-2:] == ["run", "asked"]
+        await finished(next_one)
+    assert [r.get("reason") for r in log_of(server, name) if r["kind"] == "ended"] == ["steps", "stopped"]
+
+
+async def test_a_space_that_is_used_up_is_so_for_its_own_worker_only(server: Server, name: str) -> None:
+    url = server.url(name)
+    wide = {"o": ah.choice("a", "b", "c"), "x": ah.float(0, 1)}
+    async with ah.Search(wide, seed=1).session(steps=20, checkpoint_path=url) as session:
+        trial = await session.ask()
+        assert trial is not None
+        await session.tell(trial, 1.0)
+        small = ah.Search({"o": ah.choice("a", "b")}, seed=1)
+        await small.run(lambda p: 1.0, steps=20, checkpoint_path=url, quiet=True)
+        assert small.outcome is not None and small.outcome.reason == "exhausted"
+        third = ah.Search(wide)
+        await third.run(lambda p: 1.0, steps=20, checkpoint_path=url, quiet=True)
+        assert third.outcome is not None and third.outcome.trials > 10
+
+
+async def test_a_wider_space_goes_on_where_a_small_one_was_used_up(server: Server, name: str) -> None:
+    for options, told in ((("a", "b"), 2), (("a", "b", "c", "d"), 4)):
+        search = ah.Search(o=ah.choice(*options))
+        await search.run(lambda p: 1.0, steps=20, checkpoint_path=server.url(name), quiet=True)
+        assert search.outcome is not None and (search.outcome.reason, len(search.history)) == ("exhausted", told)
+
+
+async def test_the_clock_stands_still_when_nobody_is_at_work(server: Server, name: str) -> None:
+    url = server.url(name)
+    async with ah.Search(SPACE).session(runtime=30, checkpoint_path=url) as session:
+        assert await session.ask() is not None
+    await asyncio.sleep(1.2)  # the time that must not count
+    search = ah.Search(SPACE)
+    async with search.session(runtime=30, checkpoint_path=url):
+        pass
+    assert search._journal.state.elapsed < 1.0
+
+
+async def test_what_is_copied_has_the_time_left_that_it_had(server: Server, name: str, tmp_path: Path) -> None:
+    path, url = tmp_path / "run.ckpt", server.url(name)
+    async with ah.Search(SPACE).session(runtime=1.0, checkpoint_path=path) as session:
+        assert await session.ask() is not None
+        await asyncio.sleep(0.8)
+    await copy(path, url)
+    search = ah.Search(SPACE)
+    began = time.monotonic()
+    async with search.session(runtime=1.0, checkpoint_path=url) as session:
+        while await session.ask() is not None:
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 0.8
+    assert search.outcome is not None and search.outcome.reason == "runtime" and search.outcome.seconds < 0.8
+
+
+async def test_one_worker_that_is_stopped_goes_on_as_if_it_was_not(server: Server, name: str) -> None:
+    async def params(*stops: int, url: str | None) -> list[Any]:
+        for steps in stops:
+            search = ah.Search(SPACE, seed=7)
+            async with search.session(steps=30, checkpoint_path=url) as session:
+                for _ in range(steps):
+                    trial = await session.ask()
+                    assert trial is not None
+                    await session.tell(trial, trial.params["x"] * trial.params["n"])
+        return [t.params for t in search.history]
+
+    whole = await params(30, url=None)
+    assert await params(12, 18, url=server.url(name)) == whole
+
+
+async def test_an_older_copy_of_the_server_s_data_is_noticed_at_the_latest_when_leaving(home: Path, name: str) -> None:
+    with Server(home) as server, server.client() as client:
+        search = ah.Search(SPACE)
+        with pytest.raises(StorageError, match="the server has lost results that it had confirmed"):
+            async with search.session(steps=10, checkpoint_path=server.url(name, lease=60)) as session:
+                for i in range(10):
+                    trial = await session.ask()
+                    assert trial is not None
+                    await session.tell(trial, 1.0)
+                    if i == 4:
+                        client.save()
+                server.kill()
+                server.start()
+        assert len(search.history) == 10
+
+
+async def test_an_older_copy_is_noticed_by_the_next_heartbeat(home: Path, name: str) -> None:
+    with Server(home) as server, server.client() as client:
+        search = ah.Search(SPACE)
+        with pytest.raises(StorageError, match="has lost results that it had confirmed"):
+            async with search.session(steps=10, checkpoint_path=server.url(name, lease=0.6)) as session:
+                trial = await session.ask()
+                client.save()
+                assert trial is not None
+                await session.tell(trial, 1.0)
+                server.kill()
+                server.start()
+                alarm = search._ledger.journal.storage._alarm  # type: ignore[union-attr]  # it is there inside of a session
+                async with asyncio.timeout(20):
+                    await alarm.wait()
+                await session.ask()
+
+
+async def test_a_trial_that_this_space_cannot_have_is_not_evaluated_as_another_one(
+    server: Server, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, seen = server.url(name), []
+    async with ah.Search(o=ah.choice("lion", "adam", "sgd"), seed=1).session(steps=3, checkpoint_path=url) as session:
+        lion = await session.ask()
+        assert lion is not None and lion.params == {"o": "lion"}
+    search = ah.Search(o=ah.choice("sgd", "adam"), seed=1)
+    await search.run(lambda p: seen.append(p["o"]) or 1.0, steps=3, checkpoint_path=url, quiet=True)  # type: ignore[func-returns-value]  # it gives None
+    assert sorted(seen) == ["adam", "sgd"]
+    assert {(t.params["o"], t.state) for t in search.history} == {
+        ("lion", "pruned"),
+        ("adam", "completed"),
+        ("sgd", "completed"),
+    }
+    assert "trial 0, which another worker had begun, has values that this one's space does not have" in caplog.text
+
+
+async def test_who_was_paused_for_longer_than_its_lease_may_save_and_tell(server: Server, name: str) -> None:
+    url = server.url(name, lease=0.5)
+    async with ah.Search(SPACE, seed=1).session(steps=2, checkpoint_path=url) as paused:
+        mine = await paused.ask()
+        assert mine is not None
+        await mine.save({"epoch": 1})
+        with server.client() as client:  # as it would be after a pause
+            client.zremrangebyrank(f"asynchopper:{{{name}}}:alive", 0, -1)
+            client.zadd(f"asynchopper:{{{name}}}:free", {"0": 0})
+            _one_more_is_free(client, name)
+        async with ah.Search(SPACE).session(steps=2, checkpoint_path=url) as other:
+            theirs = await other.ask()
+            assert theirs is not None and (theirs.id, theirs.attempt) == (0, 2) and theirs.restored == {"epoch": 1}
+            assert await paused.ask() is not None  # and hears that its trial has been begun elsewhere
+            await mine.save({"epoch": 2})
+            await paused.tell(mine, 0.25)  # the first result counts
+            await theirs.save({"epoch": 2})
+            await other.tell(theirs, 0.75)
+        with pytest.raises(ah.errors.UsageError, match="is not running any more"):
+            await mine.save({"epoch": 3})
+    told = [r for r in log_of(server, name) if r["kind"] == "told" and r["id"] == 0]
+    assert [(r["attempt"], r["value"]) for r in told] == [(1, 0.25)]
+
+
+def _one_more_is_free(client: Any, name: str) -> None:
+    """Counts it, as the script does."""
+    import struct
+
+    key = f"asynchopper:{{{name}}}:meta"
+    counts = bytearray(client.hget(key, "counts"))
+    struct.pack_into("<d", counts, 4 * 8, 1.0)
+    client.hset(key, "counts", bytes(counts))
+
+
+@pytest.mark.parametrize("patience", [2, 4])
+async def test_patience_is_not_overrun(patience: int, home: Path, name: str) -> None:
+    with Server(home) as server:
+        run = Run(server.url(name, patience=patience))
+        run.at = {20: lambda: server.signal(19)}  # it stands still
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="could not be used for"):
+            await run()
+        assert time.monotonic() - began < 2 * patience + 4  # to write, and to leave
+
+
+async def test_who_is_stopped_does_not_wait_for_a_server_that_is_away(home: Path, name: str) -> None:
+    with Server(home) as server:
+        run = Run(server.url(name, patience=60))
+        loop = asyncio.get_running_loop()
+
+        def hang() -> None:
+            server.signal(19)
+            loop.call_later(0.2, run.search.stop)
+
+        run.at = {20: hang}
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="could not be used for"):
+            await run(grace=0.5)
+        assert time.monotonic() - began < 15
+
+
+async def test_a_server_that_came_back_with_other_settings_is_looked_at_again(home: Path, name: str) -> None:
+    with Server(home, appendonly="yes", appendfsync="always") as server:
+        run = Run(server.url(name, durability="everysec", patience=5))
+
+        def restart() -> None:
+            server.kill()
+            server.settings["appendfsync"] = "no"
+            server.start()
+
+        run.at = {20: restart}
+        with pytest.raises(StorageError, match="durability='everysec' needs appendfsync everysec, or always; it is no"):
+            await run()
+
+
+async def test_what_is_left_of_a_log_can_be_seen_and_kept(server: Server, name: str, tmp_path: Path) -> None:
+    run = Run(server.url(name), steps=20)
+    await run()
+    with server.client() as client:
+        key = f"asynchopper:{{{name}}}:log"
+        entries = client.xrange(key)
+        client.xdel(key, entries[11][0], entries[-1][0])
+    with pytest.raises(StorageError, match="a new log of what is left is made with: asynchopper repair"):
+        await ah.Search(SPACE).load(server.url(name))
+    report = await verify(server.url(name))
+    assert any("record 11 " in said for said in report.damage) and any("the end" in said for said in report.damage)
+    await repair(server.url(name), tmp_path / "mended.ckpt")
+    await (mended := ah.Search({"x": ah.float(0, 1)})).load(tmp_path / "mended.ckpt")
+    assert 15 <= len(mended.history) <= 20
+
+
+async def test_a_heartbeat_that_cannot_begin_is_tried_again(
+    server: Server, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, real = [], asyncio.run
+
+    def run(main: Any, **words: Any) -> Any:
+        made.append(1)
+        if len(made) == 1:
+            main.close()
+            raise OSError(24, "Too many open files")
+        return real(main, **words)
+
+    monkeypatch.setattr("asynchopper_backends.redis_beat.asyncio.run", run)
+    async with ah.Search(SPACE).session(steps=5, checkpoint_path=server.url(name, lease=0.6)) as session:
+        assert await session.ask() is not None
+        async with asyncio.timeout(20):
+            while len(made) < 2:
+                await asyncio.sleep(0.01)
+    assert "no heartbeat" in caplog.text
