@@ -33,7 +33,7 @@ _ROUND_S = 0.002  # for so long at most, candidates are chosen before the loop h
 _TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
 _TOGETHER_S = 0.001  # and for so long
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
-_FLUSH_S = 2.0  # what writing the last records may take where the storage does not answer
+_FLUSH_S = 4.0  # what writing the last records may take where the storage does not answer
 _STUBBORN = "trial %d ignores its cancellation; it is left behind"
 
 
