@@ -25,9 +25,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from asynchopper.history import History
+    from asynchopper.ledger import RunOutcome
     from asynchopper.objective import RunningTrial, current_trial, report, should_prune
     from asynchopper.samplers import PortfolioSampler, RandomSampler, Sampler, TwoStageSampler
-    from asynchopper.search import RunOutcome, Search
+    from asynchopper.search import Search
     from asynchopper.session import Session
     from asynchopper.space import Parameter
     from asynchopper.space.words import bool_ as bool
@@ -93,9 +94,10 @@ _HOMES = {
         "UsageError",
     ],
     "history": ["History"],
+    "ledger": ["RunOutcome"],
     "objective": ["RunningTrial", "current_trial", "report", "should_prune"],
     "samplers": ["PortfolioSampler", "RandomSampler", "Sampler", "TwoStageSampler"],
-    "search": ["RunOutcome", "Search"],
+    "search": ["Search"],
     "session": ["Session"],
     "space": ["Parameter"],
     "space.words": ["bool_", "choice", "custom", "float_", "int_"],

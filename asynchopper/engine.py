@@ -28,7 +28,7 @@ from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 _log = logging.getLogger("asynchopper")
 
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
-_BARE = 64  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
+_BARE = 32  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
 _ROUND_S = 0.002  # for so long at most, candidates are chosen before the loop has its turn
 _TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
 _TOGETHER_S = 0.001  # and for so long
@@ -62,6 +62,7 @@ class Engine:
         self._expired: set[RunningTrial] = set()  # they have taken too long, and have not ended
         self._waiter: asyncio.Future[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._cancelled_at = math.inf  # when the grace ends, on the loop's clock
         self._event_loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()  # every evaluation has its own copy of what the caller had
         self._watched = watchers.wanted or ledger.pruner is not None
@@ -104,12 +105,13 @@ class Engine:
     def stop(self, reason: str) -> None:
         """Nothing more is proposed; what runs gets the grace. Said again for the same reason, it is cancelled now."""
         if reason != "runtime":
-            self._hurry(self.grace_s if self.phase is Phase.RUNNING else 0.0)
+            self._hurry(self._left_s(reason))
         if self.phase is Phase.RUNNING:
             self.phase, self.reason = Phase.DRAINING, reason
             for trial in self._running.values():
                 trial.interrupted.set()
             self._timers.append(self._event_loop.call_later(self.grace_s, self.cancel, reason))
+            self._cancelled_at = self._timers[-1].when()
             self._wake()
         elif self.phase is Phase.DRAINING:
             again, self.reason = reason == self.reason, reason
@@ -117,6 +119,12 @@ class Engine:
                 self.cancel(reason)
         else:
             self._timers.append(self._event_loop.call_later(_STUBBORN_S, self._leave_behind))
+
+    def _left_s(self, reason: str) -> float:
+        """Seconds that evaluations still have when a stop is said for this reason."""
+        if self.phase is Phase.DRAINING and reason != self.reason:
+            return max(self._cancelled_at - self._event_loop.time(), 0.0)
+        return self.grace_s if self.phase is Phase.RUNNING else 0.0
 
     def _hurry(self, grace_s: float) -> None:
         """After the grace nobody waits for long: not for callbacks, nor for a server that does not answer."""

@@ -210,7 +210,9 @@ class Table:
 
     def params(self, i: int) -> dict[Any, Any]:
         """The parameters of row `i` as they were evaluated, also those that the space has lost since."""
-        return overlaid(self.space.build(self.row(i)), self.foreign.get(i))
+        foreign = self.foreign.get(i)
+        built = self.space.build(self.row(i))
+        return built if foreign is None else overlaid(built, foreign, self.space.paths)
 
     def foreign_at(self, i: int, path: str) -> Any:
         """What the present space could not take at a path, as it was evaluated; `None` where there is nothing."""
@@ -386,10 +388,10 @@ class History(Sequence[Trial]):
         t, n = self._table, self._n
         leaves = [leaf for leaf in t.space.leaves if leaf.path == path]
         if not leaves:
-            stored = [t.foreign.get(i, {}).get(path) for i in range(n)]
-            if all(v is None for v in stored):
+            if not any(path in known for i, known in t.foreign.items() if i < n):
                 raise KeyError(f"{path!r} is not a parameter; there are {', '.join(dict.fromkeys(t.space.paths))}")
-            return _objects([t.foreign_at(i, path) for i in range(n)], missing_is_nan=True)
+            stored = [t.foreign_at(i, path) for i in range(n)]
+            return _objects(stored, missing_is_nan={type(v) for v in stored} <= {float, type(None)})
         out: list[Any] | None = None
         for leaf in leaves:
             column = t.columns[leaf.index]

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, assert_never
 
 from asynchopper.budget import Budget
@@ -27,6 +28,16 @@ from asynchopper.values import from_json, to_json
 
 _LAST, _FEW = 32, 4  # evaluations that tell how long the next one takes, and how many are needed for that
 _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How the last run ended. `reason` is `steps`, `runtime`, `cost`, `exhausted`, `stopped`, `sigint`, `sigterm` or `error`."""
+
+    reason: str
+    trials: int
+    """Trials that finished in this run."""
+    seconds: float
 
 
 class Thought(NamedTuple):
@@ -337,7 +348,8 @@ def _small(state: Any) -> Any:
 def restore_pruner(pruner: Pruner, state: State) -> None:
     """Brings a pruner to where the history is: from its own saved state where that fits, the rest by replay."""
     start = 0
-    pruner.reset()  # what it has seen of another search
+    if callable(forget := getattr(pruner, "reset", None)):  # what it has seen of another search
+        forget()
     if state.pruner is not None and state.pruner.name == type(pruner).__name__:
         try:
             pruner.load_state_dict(state.pruner.data)

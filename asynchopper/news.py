@@ -49,13 +49,16 @@ class News:
                 fields.append((f"p{i}", Annotated[kind, msgspec.Meta(ge=low, le=high)], path))
         if not fields:
             return
-        params = msgspec.defstruct(
-            "Params",
-            [(name, kind) for name, kind, _ in fields],
-            gc=False,
-            forbid_unknown_fields=True,
-            rename={name: path for name, _, path in fields},
-        )
+        try:
+            params = msgspec.defstruct(
+                "Params",
+                [(name, kind) for name, kind, _ in fields],
+                gc=False,
+                forbid_unknown_fields=True,
+                rename={name: path for name, _, path in fields},
+            )
+        except ValueError:  # it takes no quotation mark in a name
+            return
         asked = msgspec.defstruct(
             "Asked",
             [("id", _Count), ("attempt", _Count), ("params", params), ("origin", str), ("note", _Note | None, None)],

@@ -268,7 +268,7 @@ def _own(sampler: Sampler | None) -> Sampler:
     """The sampler of one run."""
     if sampler is None:
         return PortfolioSampler()
-    return sampler.apart() if isinstance(sampler, PortfolioSampler) else sampler
+    return sampler.apart() if type(sampler) is PortfolioSampler else sampler
 
 
 def check_pruner(pruner: Pruner | None) -> None:

@@ -7,9 +7,9 @@ import contextlib
 import signal
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack, overload
 
 from asynchopper.budget import Budget, Schedule
 from asynchopper.callbacks import Watchers
@@ -22,7 +22,7 @@ from asynchopper.history import History
 from asynchopper.iteration import Trials
 from asynchopper.joining import joined
 from asynchopper.journal import Journal, replay
-from asynchopper.ledger import Ledger, restore_pruner
+from asynchopper.ledger import Ledger, RunOutcome, restore_pruner
 from asynchopper.objective import Evaluation, Objective
 from asynchopper.opening import Direction, Opening, RunWords, begun, check_pruner, new_header, opened, say_changes
 from asynchopper.packed import can_pack, rows_each
@@ -39,16 +39,6 @@ from asynchopper.state import PrunerSaw, State
 from asynchopper.storage import Location, Resume, SharedStorage, Storage, aside, expanded, open_storage
 from asynchopper.trial import Trial
 from asynchopper.values import whole
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """How the last run ended. `reason` is `steps`, `runtime`, `cost`, `exhausted`, `stopped`, `sigint`, `sigterm` or `error`."""
-
-    reason: str
-    trials: int
-    """Trials that finished in this run."""
-    seconds: float
 
 
 class Search:
@@ -115,6 +105,9 @@ class Search:
     def checkpoint_path(self) -> str | None:
         """Where the last run kept its log: for a directory, the file in it."""
         return self._checkpoint_path
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("a Search is neither copied nor pickled: save it, and load it into another one")
 
     # -- guesses
 
@@ -335,6 +328,10 @@ class Search:
 
     # -- saving and loading
 
+    @overload
+    async def save(self, path: PathLike[str], pruner: Pruner | None = None) -> Path: ...
+    @overload
+    async def save(self, path: str, pruner: Pruner | None = None) -> Path | str: ...
     async def save(self, path: Location, pruner: Pruner | None = None) -> Path | str:
         """Writes everything that is known into a file of its own, also in the middle of a run; gives its path (or the URL).
 
@@ -353,7 +350,12 @@ class Search:
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
         elapsed = None if self._ledger is None else self._ledger.elapsed()
         facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0, elapsed)
-        records = await aside(lambda: [lean(encode(f, self.space)) for f in facts])
+        try:
+            records = await aside(lambda: [lean(encode(f, self.space)) for f in facts])
+        except (TypeError, ValueError) as e:
+            raise StorageError(
+                f"{storage.location}: JSON cannot hold a value of this search, or of its pruner: {e}"
+            ) from e
         await storage.open(resume="never", overwrite=True)
         try:
             async for _ in storage.read():

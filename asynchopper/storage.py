@@ -210,7 +210,8 @@ class Grant(NamedTuple):
 
 
 Refusal: TypeAlias = Literal["full", "known", "none"]
-"""Why nothing was granted: the budget is told or out; another worker has the candidate; there is no old trial to run."""
+"""Why nothing was granted: the budget is told or out; another worker has the candidate; there is no old trial to run. Of
+several that were given back, the lowest id is granted first; where the budget is out, `full` comes before `none`."""
 
 
 class Reply(NamedTuple):

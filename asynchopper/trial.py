@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -75,19 +75,19 @@ class Trial:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, also where there are arrays in them, whose == gives no single answer."""
+    """Whether two values are equal, also where there are arrays in them, whose == gives no single answer; NaNs are."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b)
+        return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
     if isinstance(a, (list, tuple)) and type(a) is type(b):
         return len(a) == len(b) and all(map(same, a, b))
-    return a is b or bool(a == b)
+    return a is b or bool(a == b) or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)
 
 
-def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[Any, Any]:
-    """`params` with the stored values that the present space could not take, at their own paths."""
-    for path, value in (foreign or {}).items():  # owners come before what they own
+def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any], paths: Collection[str]) -> dict[Any, Any]:
+    """`params` with the stored values that the present space, of which these are the `paths`, could not take, at their own."""
+    for path, value in foreign.items():  # owners come before what they own
         parents, last = _parted(params, path)
         node: Any = params
         for at, key in enumerate(parents, 1):
@@ -96,7 +96,8 @@ def overlaid(params: dict[Any, Any], foreign: Mapping[str, Any] | None) -> dict[
                 node, last = above, key
                 break
         if isinstance(node, dict):
-            node[last] = _filled(value, node.get(last)) if isinstance(value, (dict, list)) else value
+            inside = isinstance(value, (dict, list))
+            node[last] = _filled(value, node.get(last), path, paths) if inside else value
         elif isinstance(node, list) and _item(node, last) is not None:
             node[int(last)] = value
         else:  # inside of something that is no dict any more
@@ -134,12 +135,14 @@ def _item(node: Any, key: str) -> Any:
     return node[int(key)] if isinstance(node, list) and key.isdecimal() and int(key) < len(node) else None
 
 
-def _filled(outline: Any, known: Any) -> Any:
-    """A copy of a stored option with what is known of the parameters in it; the others have paths of their own."""
+def _filled(outline: Any, built: Any, path: str, paths: Collection[str]) -> Any:
+    """A copy of a stored option with what is built of the parameters in it that the space has; the others come later, at
+    paths of their own."""
     if isinstance(outline, dict):
-        by_name = {str(k): v for k, v in known.items()} if isinstance(known, dict) else {}
-        return {k: _filled(v, by_name.get(k, v)) for k, v in outline.items()}
+        by_name = {str(k): v for k, v in built.items()} if isinstance(built, dict) else {}
+        return {k: _filled(v, by_name.get(k, v), f"{path}.{k}", paths) for k, v in outline.items()}
     if isinstance(outline, list):
-        alike = known if isinstance(known, (list, tuple)) and len(known) == len(outline) else outline
-        return [_filled(v, k) for v, k in zip(outline, alike, strict=True)]
-    return known if _stands_for_one(outline) else outline
+        alike = built if isinstance(built, (list, tuple)) and len(built) == len(outline) else outline
+        pairs = enumerate(zip(outline, alike, strict=True))
+        return [_filled(v, now, f"{path}.{i}", paths) for i, (v, now) in pairs]
+    return built if _stands_for_one(outline) and path in paths else outline

@@ -76,6 +76,11 @@ async def test_results_behind_the_end_do_not_make_a_run_an_unfinished_one(tmp_pa
     await storage.append([line for i, line in enumerate(bare) if i not in (ended, told)])
     await storage.append([bare[ended], bare[told]])
     await storage.close()
+    log = tmp_path / "runs" / "run_00000.ckpt"
+    whole = log.read_bytes()
+    assert (await run(tmp_path / "runs" / "")).checkpoint_path == f"{tmp_path}/runs/run_00001.ckpt"
+    (tmp_path / "runs" / "run_00001.ckpt").unlink()
+    log.write_bytes(whole + b'{"kind":"run","budget":{"steps":2},"bas')  # what a kill leaves of a run that was to begin
     assert (await run(tmp_path / "runs" / "")).checkpoint_path == f"{tmp_path}/runs/run_00001.ckpt"
 
 

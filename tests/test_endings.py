@@ -22,6 +22,7 @@ import pytest
 from asynchopper_backends.file import FileStorage
 
 import asynchopper as ah
+from asynchopper.storage import MemoryStorage
 from tests.processes import Child, records, told
 from tests.test_signals import SLACK_S, check_resume, resumed
 
@@ -530,3 +531,22 @@ def test_the_first_process_of_a_container_ends_too(tmp_path: Path) -> None:
         assert not child.wire.said("after")
         in_flight = {line[1]: line[3] for line in child.wire.said("start") if line[1] == 4}
     check_resume(tmp_path, path, in_flight, 9, concurrency=2)
+
+
+@pytest.mark.parametrize(("then", "left"), [("sigterm", 24.0), ("stopped", 4.0)])
+async def test_a_storage_is_hurried_for_as_long_as_evaluations_have(then: str, left: float) -> None:
+    hurried: list[float] = []
+
+    class Hurried(MemoryStorage):
+        def hurry(self, within: float) -> None:
+            hurried.append(within)
+
+    async def objective(params: dict[str, Any]) -> float:
+        search.stop()
+        await asyncio.sleep(0)  # it has been stopped then
+        search._engines[0].stop(then)  # by another one, or by the same again
+        return 1.0
+
+    search = ah.Search(x=ah.float(0, 1), seed=1)
+    await search.run(objective, steps=5, storage=Hurried("hurried"), grace=20, quiet=True)
+    assert hurried == [pytest.approx(24.0), pytest.approx(left, abs=1.0)]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import asynchopper as ah
@@ -630,7 +631,9 @@ async def test_samplers_of_ones_own_are_welcome() -> None:
     assert max(search.history["x"][1:]) < 0.1
 
 
-@pytest.mark.parametrize("proposed", [None, (0.5,), Proposal((), "short"), Proposal((0.5, 0.5), "long")], ids=str)
+@pytest.mark.parametrize(
+    "proposed", [None, (0.5,), Proposal((), "short"), Proposal((0.5, 0.5), "long"), Proposal((0.5,), 3)], ids=str
+)
 async def test_what_a_sampler_gives_instead_of_a_candidate_is_said(proposed: Any) -> None:
     class Wrong:
         def propose(self, view: Any, rng: Any) -> Any:
@@ -638,6 +641,23 @@ async def test_what_a_sampler_gives_instead_of_a_candidate_is_said(proposed: Any
 
     with pytest.raises(UsageError, match=r"Wrong\.propose gave .*, and not a Proposal with a value for each parameter"):
         await run(lambda p: p["x"], steps=10, sampler=Wrong())
+
+
+async def test_what_a_sampler_proposes_belongs_into_the_space_and_is_python_s(tmp_path: Path) -> None:
+    class Mine:
+        values: Any = (np.float64(0.25), np.int64(3), np.int64(1))
+
+        def propose(self, view: Any, rng: Any) -> Any:
+            return Proposal(self.values, "mine")
+
+    space = {"x": ah.float(0, 1), "n": ah.int(1, 9), "o": ah.choice("a", "b")}
+    search = ah.Search(space, seed=1)
+    await search.run(lambda p: 1.0, steps=2, sampler=Mine(), checkpoint_path=tmp_path / "run.ckpt", quiet=True)
+    assert search.history[1].params == {"x": 0.25, "n": 3, "o": "b"}
+    for values, said in (((7.5, 3, 1), r"x: 7\.5 is outside"), ((0.5, 3, 2), "o: 2 is not the number of an option")):
+        Mine.values = values
+        with pytest.raises(UsageError, match=said):
+            await ah.Search(space, seed=1).run(lambda p: 1.0, steps=2, sampler=Mine(), quiet=True)
 
 
 async def test_one_sampler_may_be_given_to_searches_that_run_at_once() -> None:

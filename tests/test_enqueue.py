@@ -135,3 +135,12 @@ async def test_a_guess_is_what_it_was_when_it_was_made() -> None:
     await search.run(lambda p: 1.0, steps=3, quiet=True)
     assert [t.params["w"].tolist() for t in search.history] == np.eye(3).tolist()
     assert [t.params["order"] for t in search.history] == [[0, 2], [1, 2], [2, 2]]
+
+
+async def test_a_guess_may_say_again_what_is_constant() -> None:
+    search = ah.Search(mask=np.arange(3), x=ah.float(0, 1), seed=1)
+    search += {"mask": np.arange(3), "x": 0.25}
+    await search.run(lambda p: p["x"], steps=1, quiet=True)
+    assert search.history[0].params["x"] == 0.25
+    with pytest.raises(SpaceError, match="mask: is the constant"):
+        search += {"mask": np.arange(1, 4)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,16 @@ async def test_options_of_mixed_types_fit_every_frame() -> None:
             "a thing",
             "[3]",
         }
+
+
+async def test_trials_without_a_number_can_be_compared() -> None:
+    search = ah.Search(x=ah.int(1, 1), o=ah.custom(sample=lambda: np.array([math.nan, 1.0])))
+    await search.run(lambda p: math.nan, steps=1, ignore_nans=True, quiet=True)
+    assert search.history[0] == search.history[0] and search.history[0].state == "nan"
+
+
+async def test_a_search_is_not_copied_by_halves() -> None:
+    search = ah.Search(x=ah.int(1, 1))
+    for copying in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="neither copied nor pickled: save it, and load it"):
+            copying(search)

@@ -895,3 +895,28 @@ async def test_a_save_in_the_middle_of_a_run_knows_what_the_runs_have_taken(tmp_
     report = await verify(saved)
     assert report.state.told == 0
     assert 0.0 < before < report.state.elapsed <= (await verify(path)).state.elapsed
+
+
+@pytest.mark.parametrize("steps", [20, 100])
+async def test_names_may_hold_anything_that_a_text_holds(steps: int, tmp_path: Path) -> None:
+    space = {'say "hi"': ah.float(0, 1), "back\\slash": ah.int(1, 9), "line\n": ah.choice({'a"b': ah.bool()}, 1)}
+    path = tmp_path / "run.ckpt"
+    first = ah.Search(space, seed=1)
+    await first.run(lambda p: p['say "hi"'], steps=steps, checkpoint_path=path, quiet=True)
+    again = ah.Search(space, seed=1)
+    await again.run(lambda p: p['say "hi"'], steps=1, checkpoint_path=path, quiet=True)
+    await (saved := ah.Search(space)).load(await first.save(tmp_path / "saved.ckpt"))
+    params = [t.params for t in first.history]
+    assert [t.params for t in again.history][:steps] == params == [t.params for t in saved.history]
+
+
+async def test_a_pruner_whose_state_no_log_can_hold_is_said_when_saving(tmp_path: Path) -> None:
+    class Odd(TopKPruner):
+        def state_dict(self) -> Any:
+            return {"seen": {1, 2}}
+
+    search = ah.Search(x=ah.bool())
+    await search.run(lambda p: 1.0, steps=1, quiet=True)
+    with pytest.raises(StorageError, match="JSON cannot hold a value of this search, or of its pruner"):
+        await search.save(tmp_path / "run.ckpt", pruner=Odd(2))
+    assert not (tmp_path / "run.ckpt").exists()

@@ -637,3 +637,22 @@ def test_a_model_sees_a_running_trial_where_it_is_though_its_number_was_another_
         assert [e.values for e in screen._out.values()] == [values for _, values in view.running]
         del search.state.pending[id]
         search.state.next_id = id
+
+
+def test_losses_of_all_magnitudes_are_squashed_without_a_word() -> None:
+    with np.errstate(all="raise"):
+        for losses in ([0.0, 5e-324, 1e300], [1e-300, 2e-300, 1.0, 1e300], [0.0, 1e-310, 2e-310, 1e308]):
+            assert np.isfinite(squash(np.array(losses))).all()
+
+
+def test_a_small_space_is_gone_through_without_making_candidates_again_and_again() -> None:
+    asked = []
+
+    class Counted(PortfolioSampler):
+        def propose(self, view: Any, rng: Any) -> Any:
+            asked.append(1)
+            return super().propose(view, rng)
+
+    search = Driven({"a": ah.int(0, 19), "b": ah.int(0, 19)}, 300, sampler=Counted())
+    search.run(lambda p: abs(p["a"] - 7) + abs(p["b"] - 4), 300)
+    assert search.state.told == 300 and len(asked) < 900

@@ -296,7 +296,24 @@ async def test_every_frame_has_what_the_space_has_lost(where: str) -> None:
     search = await run({"x": ah.float(0, 1)}, where, steps=2)
     frame = search.history.to_pandas()
     assert frame["gone"].dtype == np.float64 and frame["gone"].isna().tolist() == [False] * 3 + [True] * 2
-    assert search.history["n"].dtype == np.float64 and {"gone", "n"} <= set(search.history.to_polars().columns)
+    assert {"gone", "n"} <= set(search.history.to_polars().columns)
+    numbers = search.history["n"].tolist()
+    assert all(type(v) is int for v in numbers[:3]) and numbers[3:] == [None, None]
+
+
+async def test_a_parameter_that_was_nothing_whenever_it_was_there_is_a_column_too(where: str) -> None:
+    await run({"x": ah.int(1, 1), "weight": ah.choice(None)}, where, steps=1)
+    changed = await loaded({"x": ah.int(1, 1)}, where)
+    assert changed.history["weight"].tolist() == [None] and "weight" in changed.history.to_pandas()
+    with pytest.raises(KeyError, match="'other' is not a parameter"):
+        changed.history["other"]
+
+
+async def test_a_star_that_is_a_value_stays_one(where: str) -> None:
+    await run({"opt": ah.choice({"a": "*", "b": 1}, ["*", 2])}, where, steps=2)
+    for space in ({"opt": {"a": "K", "x": ah.bool()}}, {"opt": ["K", ah.int(5, 9)]}, {"x": ah.bool()}):
+        shown = [t.params["opt"] for t in (await loaded(space, where)).history]
+        assert {"a": "*", "b": 1} in shown and ["*", 2] in shown
 
 
 @pytest.mark.parametrize(

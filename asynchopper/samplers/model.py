@@ -47,7 +47,7 @@ def squash(losses: Vector) -> Vector:
     if not spread > 0 or not math.isfinite(spread):
         y = rank / n
     else:
-        s = np.minimum((losses - low) / spread, 1.0)
+        s = np.minimum(losses - low, spread) / spread
         y = np.log(s + 0.1) - math.log(1.1) + np.maximum(rank / n - 0.5, 0.0) * 2.0
     y = y - y.mean()
     return np.asarray(y / max(float(y.std()), 1e-12))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from copy import copy
 from typing import Any, Self
 from weakref import ref
 
@@ -28,9 +27,6 @@ class PortfolioSampler:
 
     def __init__(self, tuning: Tuning | None = None) -> None:
         self._tuning = tuning or Tuning()
-        self._forget()
-
-    def _forget(self) -> None:
         self._state: ref[State] | None = None
         self._rewound = 0
         self._memory: Memory | None = None
@@ -40,9 +36,7 @@ class PortfolioSampler:
 
     def apart(self) -> Self:
         """The same with a memory of its own: one sampler may be given to searches that run at once."""
-        other = copy(self)
-        other._forget()
-        return other
+        return type(self)(self._tuning)
 
     def propose(self, view: View, rng: Generator) -> Proposal:
         prompt = self.prompt(view, rng)

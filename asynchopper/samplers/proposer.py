@@ -10,11 +10,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from asynchopper.budget import Schedule
-from asynchopper.errors import UsageError
+from asynchopper.errors import SpaceError, UsageError
 from asynchopper.samplers.base import LARGE, Next, Sampler, View
-from asynchopper.space import Generator, Given, Space
+from asynchopper.space import Choice, Generator, Given, Scalar, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
+from asynchopper.values import whole
 
 Duplicates: TypeAlias = Literal["reject", "reuse", "allow"]
 
@@ -48,6 +49,35 @@ class Streams:
         return self._generator
 
 
+class Checked:
+    """What somebody else's sampler proposes, with its numbers as Python has them. Raises `UsageError` for what the space
+    does not have."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __call__(self, view: View, rng: Generator) -> Proposal:
+        found, leaves = self._sampler.propose(view, rng), view.space.leaves
+        who = f"{type(self._sampler).__name__}.propose gave {found!r:.200}"
+        if not (isinstance(found, Proposal) and len(found.values) == len(leaves) and isinstance(found.origin, str)):
+            raise UsageError(
+                f"{who}, and not a Proposal with a value for each parameter and a text for its origin; Space.sample and "
+                "Space.mutate make such values"
+            )
+        values = list(found.values)
+        for leaf, value in zip(leaves, found.values, strict=True):
+            try:
+                if isinstance(leaf.param, Scalar) and value is not None:
+                    values[leaf.index] = leaf.param.accept(value)
+                elif isinstance(leaf.param, Choice) and value is not None:
+                    number = values[leaf.index] = whole(value)
+                    if number is None or not 0 <= number < leaf.param.n:
+                        raise SpaceError(f"{value!r:.80} is not the number of an option")
+            except SpaceError as e:
+                raise UsageError(f"{who}: {leaf.path}: {e}") from None
+        return found._replace(values=tuple(values))
+
+
 class Proposer:
     """Chooses the next candidate. Holds nothing that the state and the guesses do not determine.
 
@@ -63,11 +93,14 @@ class Proposer:
         lane: int = 0,
     ) -> None:
         self._lane = lane  # one a worker, so that workers who know the same do not propose the same
-        self._sampler, self._schedule = sampler, schedule
+        self._schedule = schedule
         self._guesses = guesses
         self.guesses_used = 0
         self._seed, self._streams = seed, Streams(seed)
-        self._prompt: _Propose = getattr(sampler, "prompt", sampler.propose)
+        self._propose: Callable[[View, Generator], Proposal] = sampler.propose
+        if not type(sampler).__module__.startswith("asynchopper.samplers"):
+            self._propose = Checked(sampler)
+        self._prompt: _Propose = getattr(sampler, "prompt", self._propose)
         self._expects: Callable[[View, Generator], bool] = getattr(sampler, "expects", _never)
         self._make_together = getattr(sampler, "together", None)
         self.beside = bool(getattr(sampler, "beside", False))
@@ -135,17 +168,12 @@ class Proposer:
     def think(self, view: View) -> Next | None:
         """The candidate of a view, or `None` when the space is used up. May be called in any thread, one call at a time."""
         view.forget_latest()
-        rng, propose = self._streams.at(view.then.number, self._lane), self._sampler.propose
+        rng, propose = self._streams.at(view.then.number, self._lane), self._propose
         return self._fresh(view, rng, propose, propose(view, rng))
 
     def _fresh(self, view: View, rng: Generator, propose: _Propose, proposal: Proposal) -> Next | None:
         """The candidate; where it has been asked before, its answer, if answers are wanted, or another one."""
         state = view.state
-        if not isinstance(proposal, Proposal) or len(proposal.values) != state.space.n:
-            raise UsageError(
-                f"{type(self._sampler).__name__}.propose gave {proposal!r:.80}, and not a Proposal with a value for each "
-                "parameter; Space.sample and Space.mutate make such values"
-            )
         if state.seen is None:
             return Next(proposal, None)
         key = state.space.key(proposal.values)

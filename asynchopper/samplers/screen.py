@@ -22,7 +22,6 @@ Codes = np.ndarray[Any, np.dtype[np.intp]]
 
 _RUNNING = 64  # running points that the model looks at
 _FEWEST = 4  # points for a quadratic
-_TRIES = 16  # candidates to look at before giving up on finding one that was never asked
 
 
 class Candidates(NamedTuple):
@@ -123,7 +122,7 @@ class Screen:
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(view))
         betas = self.tuning.betas
         beta = betas[view.then.number % len(betas)] * (1.0 - 0.7 * view.progress)
-        return made._replace(order=np.argsort(mean - beta * deviation, kind="stable")[:_TRIES].tolist())
+        return made._replace(order=np.argsort(mean - beta * deviation, kind="stable").tolist())
 
     def downhill(self, view: View) -> tuple[Vector, list[int], float] | None:
         """Where a quadratic around the best trial is lowest within its radius, the best's options, and the step to it: the

@@ -242,7 +242,7 @@ def why_unstorable(param: Parameter) -> str | None:
         try:
             back = param.decode(orjson.loads(orjson.dumps(param.encode(probe))))
         except Exception as e:  # encode and decode are the user's, and may raise anything
-            return f"cannot hold its values ({e}); give it encode= and decode="
+            return f"cannot hold its values ({str(e) or type(e).__name__}); give it encode= and decode="
         if plain and _differs(back, probe):
             return f"would give {probe!r:.80} back as {back!r:.80}; give it encode= and decode="
     return None

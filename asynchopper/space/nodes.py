@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from asynchopper.errors import SpaceError
 from asynchopper.space.scalars import Draw, Generator, Parameter, Scalar
 from asynchopper.space.sharing import own
+from asynchopper.trial import same
 
 Node: TypeAlias = Any
 
@@ -69,3 +70,22 @@ class Branch:
 
     def __init__(self, leaf: Leaf, options: list[Any]) -> None:
         self.leaf, self.options = leaf, options
+
+
+def check_constant(node: Any, path: str) -> None:
+    """Raises `SpaceError` for what looks as if it was meant to be a parameter."""
+    if isinstance(node, (set, frozenset)) and any(isinstance(v, Parameter) for v in node):
+        raise SpaceError(f"{path}: a parameter in a set is none; put it into a list, a tuple or a dict")
+    if isinstance(node, (dict, list, tuple)):
+        for k, v in node.items() if isinstance(node, dict) else enumerate(node):
+            check_constant(v, f"{path}.{k}" if path else str(k))
+    elif callable(node) and getattr(node, "__module__", None) == "asynchopper.space.words":
+        raise SpaceError(f"{path}: {node!r:.80} is not called; write for instance ah.float(0, 1)")
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two constants are the same, as far as they can be compared."""
+    try:
+        return type(a) is type(b) and same(a, b)
+    except (TypeError, ValueError):
+        return False

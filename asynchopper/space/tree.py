@@ -13,8 +13,8 @@ from asynchopper.columns import Column
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.counting import cardinality, fill
-from asynchopper.space.kinds import Choice, has_parameter, same, why_unstorable
-from asynchopper.space.nodes import Branch, Constant, Leaf
+from asynchopper.space.kinds import Choice, has_parameter, why_unstorable
+from asynchopper.space.nodes import Branch, Constant, Leaf, alike, check_constant
 from asynchopper.space.scalars import Float, Generator, IntGrid, Parameter, PowerGrid, Scalar
 from asynchopper.space.sharing import own
 from asynchopper.trial import Values
@@ -83,6 +83,7 @@ class Space:
         if isinstance(node, (list, tuple)) and has_parameter(node):
             items = [self._compile(v, f"{path}.{i}" if path else str(i), parent, used) for i, v in enumerate(node)]
             return items if isinstance(node, list) else tuple(items)
+        check_constant(node, path)
         return Constant(node)
 
     def _flat_template(
@@ -371,7 +372,7 @@ class Space:
                 raise SpaceError(f"{path}: a list of {len(node)} is expected, got {guess!r:.80}")
             for i, (inner, v) in enumerate(zip(node, guess, strict=True)):
                 self._fit(inner, v, f"{path}.{i}", given)
-        elif not (node.value is guess or same(node.value, guess)):
+        elif not (node.value is guess or alike(node.value, guess)):
             raise SpaceError(f"{path}: is the constant {node.value!r:.80} in this space, not {guess!r:.80}")
 
     def _fit_branch(self, node: Branch, guess: Any, given: Given) -> None:

@@ -39,7 +39,7 @@ class Typed:
     """How the candidates of a space are read in bulk."""
 
     def __init__(self, space: Space) -> None:
-        """Raises `TypeError` for a space that has parameters which are more than one number or option."""
+        """Raises `TypeError` for a space that has parameters which are more than one number or option, or odd names."""
         by_path: dict[str, list[Leaf]] = {}
         for leaf in space.leaves:
             by_path.setdefault(leaf.path, []).append(leaf)
@@ -51,14 +51,17 @@ class Typed:
         for i, path in enumerate(self._paths):
             kind = path.json
             fields.append((f"p{i}", kind | msgspec.UnsetType, msgspec.UNSET) if path.partial else (f"p{i}", kind))
-        self.struct = msgspec.defstruct(
-            "Params",
-            fields,
-            kw_only=True,
-            gc=False,
-            forbid_unknown_fields=True,
-            rename={f"p{i}": path for path, i in self._place.items()},
-        )
+        try:
+            self.struct = msgspec.defstruct(
+                "Params",
+                fields,
+                kw_only=True,
+                gc=False,
+                forbid_unknown_fields=True,
+                rename={f"p{i}": path for path, i in self._place.items()},
+            )
+        except ValueError as e:  # it takes no quotation mark in a name
+            raise TypeError(str(e)) from None
         """What the `params` of a record are read as."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -138,6 +138,9 @@ def choice(
     """
     if len(options) == 1 and isinstance(options[0], (list, tuple, range)):
         options = tuple(options[0])
+    elif len(options) == 1 and isinstance(options[0], (set, frozenset, Iterator, np.ndarray)):
+        kind = type(options[0]).__name__
+        raise SpaceError(f"choice() got one {kind}, which has no options in it; give choice(*options), or a list")
     return _finished(Choice(options, ordinal, init, labels), None, init, sample, mutate, "choice()")
 
 

@@ -398,7 +398,9 @@ def last_reason(path: Path) -> str | None:
     """Why the last run in this file ended, by its last lines alone; `None` when it has not."""
     with contextlib.suppress(OSError), open(path, "rb") as f:
         f.seek(max(0, os.fstat(f.fileno()).st_size - _TAIL))
-        ends = re.findall(rb'^\{"kind":"(?:ended","reason":"([a-z]+)"|run"|asked")', f.read(), re.MULTILINE)
+        text = f.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        ends = re.findall(rb'^\{"kind":"(?:ended","reason":"([a-z]+)"|run"|asked")', whole, re.MULTILINE)
         return ends[-1].decode() or None if ends else None  # results that came late may stand behind it
     return None
 

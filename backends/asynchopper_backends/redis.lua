@@ -256,7 +256,8 @@ function act.beat()
   if m.epoch ~= epoch then return {'epoch'} end
   if seen ~= '' and #call('XRANGE', log, seen, seen) == 0 then return {'lost', tostring(m.seq)} end
   tick()
-  renew(worker, lease)
+  -- one that comes behind the goodbye brings nobody back
+  if call('ZSCORE', alive, worker) or call('HEXISTS', ops, worker) == 1 then renew(worker, lease) end
   store()
   return {'ok', now, m.clock}
 end
@@ -294,7 +295,10 @@ end
 function act.create(absent)
   local worker, lease, epoch, replace, limit = arg(), number(), arg(), arg(), number()
   if not absent and m.seq > 0 then
-    if m.epoch == epoch then return {'ok', now, m.clock, m.last} end
+    if m.epoch == epoch then -- said again; others may have written meanwhile
+      local records = number()
+      return {'ok', now, m.clock, call('XRANGE', log, records, records)[1][1]}
+    end
     if replace ~= '1' then return {'exists'} end
     for _, other in ipairs(call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')) do
       if other ~= worker then return {'locked', other} end

@@ -48,6 +48,7 @@ _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 PARTS = ("meta", "log", "out", "free", "alive", "ops")
 
 _SHORTEST_TRY_S = 0.3
+_HURRIED_S = 2.0  # what a question gets once there is no time for patience
 _LONGEST_TRY_S = 5.0  # what one attempt gets at first; doubled while attempts time out
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
@@ -147,7 +148,7 @@ class Link:
         if self._wire is None:
             return False
         self.round_trips += 1
-        self._wire.say(self._called(args), 1, self._try_s, heard)
+        self._wire.say(self._called(args), 1, min(self._try_s, _HURRIED_S) if self.hurried else self._try_s, heard)
         return True
 
     def _called(self, args: tuple[Any, ...]) -> bytes:
@@ -166,10 +167,15 @@ class Link:
         return await wire.ask(packed, count, within_s)
 
     def hurry(self, within_s: float) -> None:
-        """Nothing is tried for longer than so many seconds from now."""
+        """Nothing is tried for longer than so many seconds from now, or for `_HURRIED_S` where it begins later."""
         self._hurry_at = min(self._hurry_at, asyncio.get_running_loop().time() + within_s)
         if self._wire is not None:
             self._wire.hurry(self._hurry_at)
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the time for patience is over."""
+        return asyncio.get_running_loop().time() > self._hurry_at
 
     # -- again and again
 
@@ -190,7 +196,8 @@ class Link:
         began, pause_s, complained = clock() if failed is None else failed.began, _FIRST_PAUSE_S, False
         try_s = _try_s(patience_s)
         while True:
-            left_s = min(try_s, max(min(began + patience_s, self._hurry_at) - clock(), _SHORTEST_TRY_S))
+            until = min(began + patience_s, max(self._hurry_at, began + _HURRIED_S))
+            left_s = min(try_s, max(until - clock(), _SHORTEST_TRY_S))
             try:
                 if failed is not None:
                     error, failed = failed.error, None
@@ -213,7 +220,7 @@ class Link:
                     _log.warning("%s answers again, after %.1f s", self.location, clock() - began)
                 return done
             waited = clock() - began
-            if waited + pause_s > patience_s or clock() + pause_s > self._hurry_at:
+            if clock() + pause_s > until:
                 raise StorageError(
                     f"{self.location} could not be used for {waited:.0f} s: {problem}. What was confirmed is on the server as "
                     "far as its settings go; whether the last batch is, is unknown. Trials that were running here run "

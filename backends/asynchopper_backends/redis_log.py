@@ -150,7 +150,7 @@ class RedisLog(SharedStorage):
 
     async def salvage(self) -> AsyncIterator[Sequence[Entry | Lost]]:
         link, last, number = self._connected(), b"-", 0
-        while entries := await link.command("XRANGE", link.keys[1], last, b"+", "COUNT", _LONGEST_PAGE):
+        while entries := await link.command("XRANGE", link.keys[1], last, b"+", "COUNT", _FIRST_PAGE):
             portion = [Entry(int(id.partition(b"-")[0]) - 1, fields[1]) for id, fields in entries]
             yield portion
             last, number = b"(" + entries[-1][0], portion[-1].seq + 1
@@ -265,9 +265,8 @@ class RedisLog(SharedStorage):
         link, also = self._connected(), self._also
         if not also:
             reply = (await link.call(*words, failed=failed))[0]
-            if (
-                reply[0] not in _LOSSES and link.made != self._settings_of
-            ):  # a server that came back may be set otherwise
+            # a server that came back may be set otherwise; where there is no time, what it has confirmed counts as it is
+            if reply[0] not in _LOSSES and link.made != self._settings_of and not link.hurried:
                 await self._read_settings(link)
                 also = self._also
             if reply[0] not in _LOSSES and not also:
@@ -285,7 +284,7 @@ class RedisLog(SharedStorage):
                 continue
             if reply[0] != b"ok" or all(had(r, w) for r, w in zip(waited, also, strict=True)):
                 return reply
-            if clock() - began > self.options.patience_s:
+            if clock() - began > self.options.patience_s or (link.hurried and clock() - began > _GOODBYE_S):
                 raise StorageError(
                     f"{self.location}: durability={self.options.durability!r} was not reached in {clock() - began:.0f} s: "
                     f"{also[0][0]} says {waited[0]!r}, and {also[0][1]} is needed. The last batch is in the server's memory"

@@ -14,6 +14,7 @@ from asynchopper.errors import StorageError, StudyMismatch
 from asynchopper.transfer import copy
 from asynchopper.verify import repair, verify
 from tests.redis.fleet import log_of
+from tests.redis.proxy import Proxy
 from tests.redis.test_faults import Run
 from tests.servers import Server
 
@@ -235,6 +236,24 @@ async def test_who_is_stopped_does_not_wait_for_a_server_that_is_away(home: Path
         with pytest.raises(StorageError, match="could not be used for"):
             await run(grace=0.5)
         assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("workers", ["", "&workers=1"])
+async def test_a_server_that_is_slow_gets_the_last_results(workers: str, server: Server, name: str) -> None:
+    async with Proxy(server.port) as proxy:
+        run = Run(f"redis://127.0.0.1:{proxy.port}/0?search={name}{workers}", concurrency=2)
+
+        def slow() -> None:
+            proxy.lag_s = 0.8
+            run.search.stop()
+
+        run.at = {20: slow}
+        await run(grace=0.2)
+        assert run.search.outcome is not None and run.search.outcome.reason == "stopped"
+        known = len(run.search.history)
+    fresh = ah.Search({"x": ah.float(0, 1)})
+    await fresh.load(server.url(name))
+    assert len(fresh.history) == known >= 18
 
 
 async def test_a_server_that_came_back_with_other_settings_is_looked_at_again(home: Path, name: str) -> None:

@@ -95,6 +95,39 @@ def test_a_process_that_may_not_be_seen_is_not_taken_for_dead(monkeypatch: pytes
     assert redis_label.is_dead(dead)
 
 
+async def test_a_search_whose_making_is_said_again_follows_what_others_wrote_meanwhile(
+    server: Server, name: str
+) -> None:
+    maker = RedisStorage(server.url(name))
+    await maker.join()
+    once = maker._committed
+
+    async def twice(*words: Any, **more: Any) -> Any:
+        await once(*words, **more)
+        others.append(await joined(server, name))
+        await others[0].turn([], [ask(0)])
+        return await once(*words, **more)
+
+    others: list[RedisStorage] = []
+    maker._committed = twice  # type: ignore[method-assign]  # as if the first reply was lost
+    await maker.create([header(), RUN], None)
+    maker._committed = once  # type: ignore[method-assign]  # as it was
+    assert [b'"kind":"asked"' in entry.data for entry in (await maker.turn([], [])).news] == [True]
+    for storage in (maker, *others):
+        await storage.close()
+
+
+async def test_a_heartbeat_behind_the_goodbye_brings_nobody_back(server: Server, name: str) -> None:
+    one, other = await joined(server, name), await joined(server, name)
+    late = one._beat_words()
+    await one.leave(b'{"kind":"ended","reason":"stopped","elapsed":1.0}', False)
+    assert other._link is not None
+    assert (await other._link.call(*late))[0][0] == b"ok"
+    with server.client() as client:
+        assert client.zcard(key(name, "alive")) == 1
+    await other.close()
+
+
 # -- losses
 
 
