@@ -29,6 +29,7 @@ _log = logging.getLogger("asynchopper")
 
 _BATCH = 256  # outcomes a round: keeps the loop responsive when thousands end at once
 _BARE = 32  # the same where there is nothing to write, so that what was asked starts while the next is being proposed
+_NEW = 64  # candidates a round where nothing has arrived, as when many begin at once
 _ROUND_S = 0.002  # for so long at most, candidates are chosen before the loop has its turn
 _TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
 _TOGETHER_S = 0.001  # and for so long
@@ -201,7 +202,7 @@ class Engine:
                 await ledger.thought()
             asked: list[_Asked] = []
             free = self.concurrency - len(self._running)
-            at_once = 1 if ledger.halting else self._at_once
+            at_once = 1 if ledger.halting else self._at_once if arrived else max(self._at_once, _NEW)
             until = time.monotonic() + _ROUND_S
             while free > 0 and len(asked) < at_once and self.phase is Phase.RUNNING:
                 new = ledger.ask()
