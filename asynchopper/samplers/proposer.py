@@ -53,16 +53,17 @@ class Checked:
     """What somebody else's sampler proposes, with its numbers as Python has them. Raises `UsageError` for what the space
     does not have."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+    def __init__(self, sampler: Sampler, propose: Callable[[View, Generator], Any], may_be_none: bool) -> None:
+        self._name, self._propose, self._may_be_none = type(sampler).__name__, propose, may_be_none
 
-    def __call__(self, view: View, rng: Generator) -> Proposal:
-        found, leaves = self._sampler.propose(view, rng), view.space.leaves
-        who = f"{type(self._sampler).__name__}.propose gave {found!r:.200}"
+    def __call__(self, view: View, rng: Generator) -> Any:
+        found, leaves = self._propose(view, rng), view.space.leaves
+        if found is None and self._may_be_none:
+            return None
         if not (isinstance(found, Proposal) and len(found.values) == len(leaves) and isinstance(found.origin, str)):
             raise UsageError(
-                f"{who}, and not a Proposal with a value for each parameter and a text for its origin; Space.sample and "
-                "Space.mutate make such values"
+                f"{self._name}.propose gave {found!r:.80}, and not a Proposal with a value for each parameter and a text for its "
+                "origin; Space.sample and Space.mutate make such values"
             )
         values = list(found.values)
         for leaf, value in zip(leaves, found.values, strict=True):
@@ -74,7 +75,7 @@ class Checked:
                     if number is None or not 0 <= number < leaf.param.n:
                         raise SpaceError(f"{value!r:.80} is not the number of an option")
             except SpaceError as e:
-                raise UsageError(f"{who}: {leaf.path}: {e}") from None
+                raise UsageError(f"{self._name}.propose gave a value that does not belong: {leaf.path}: {e}") from None
         return found._replace(values=tuple(values))
 
 
@@ -98,9 +99,11 @@ class Proposer:
         self.guesses_used = 0
         self._seed, self._streams = seed, Streams(seed)
         self._propose: Callable[[View, Generator], Proposal] = sampler.propose
+        prompt: _Propose | None = getattr(sampler, "prompt", None)
         if not type(sampler).__module__.startswith("asynchopper.samplers"):
-            self._propose = Checked(sampler)
-        self._prompt: _Propose = getattr(sampler, "prompt", self._propose)
+            self._propose = Checked(sampler, self._propose, False)
+            prompt = prompt and Checked(sampler, prompt, True)
+        self._prompt: _Propose = prompt or self._propose
         self._expects: Callable[[View, Generator], bool] = getattr(sampler, "expects", _never)
         self._make_together = getattr(sampler, "together", None)
         self.beside = bool(getattr(sampler, "beside", False))
