@@ -78,8 +78,8 @@ class Budget:
             said = " and ".join(given) if given else "none of them"
             raise UsageError(f"a budget is exactly one of runtime=, steps= and endless=True; got {said}")
         if steps is not None:
-            number = whole(steps)
-            if number is None or number < 1:
+            number = whole(steps, 1)
+            if number is None:
                 raise UsageError(f"steps={steps!r:.80}: must be a positive integer")
             return cls(steps=number)
         return cls(seconds=parse_runtime(runtime)) if runtime is not None else cls()
@@ -140,8 +140,8 @@ class Schedule:
         ratio = _RATIO if seeding_ratio is None else seeding_ratio
         if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
             raise UsageError(f"seeding_ratio={seeding_ratio!r}: must be from 0 to 1")
-        number = whole(seeding_steps)
-        if seeding_steps is not None and (number is None or number < 0):
+        number = whole(seeding_steps, 0)
+        if seeding_steps is not None and number is None:
             raise UsageError(f"seeding_steps={seeding_steps!r:.80}: must be an integer of 0 or more")
         for name, t in (("start_temperature", start_temperature), ("end_temperature", end_temperature)):
             if not isinstance(t, Real) or not 0 < t <= 1:

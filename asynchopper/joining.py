@@ -13,6 +13,8 @@ from asynchopper.ledger import Ledger
 from asynchopper.opening import (
     Opening,
     budget_words,
+    check_same_direction,
+    has_run,
     new_header,
     parted,
     prepared,
@@ -164,15 +166,9 @@ async def _indexed(storage: SharedStorage, found: _Found) -> None:
 
 
 def _check_direction(state: State, opening: Opening) -> None:
-    header = state.header
-    if header is not None and header.direction != opening.direction:
-        if not state.told and not state.pending and state.run is None:
-            state.fold(header._replace(direction=opening.direction))  # it was saved before it had ever run
-            return
-        raise StudyMismatch(
-            f"this search was started to {header.direction}, and now it is asked to {opening.direction}; "
-            "use the same direction, or start a new search"
-        )
+    if state.header is not None and not has_run(state):
+        state.fold(state.header._replace(direction=opening.direction))  # it was saved before it had ever run
+    check_same_direction(state, opening)
 
 
 def _check_history(state: State, mine: State, location: str) -> None:

@@ -216,9 +216,8 @@ class Ledger(Host):
     def _again(self, id: int) -> RunningTrial:
         before = self.state.pending[id]
         attempt = before.attempt + 1
-        self.journal.stage(
-            Asked(id, attempt, before.values, before.origin, before.note)
-        )  # as what the space makes of it
+        # as what the space makes of it now
+        self.journal.stage(Asked(id, attempt, before.values, before.origin, before.note))
         saved = None if self.state.space.made_up(before.foreign) else before.saved
         trial = RunningTrial(id, attempt, self.state.space.build(before.values), saved, self)
         trial.started = time.monotonic()
@@ -301,9 +300,13 @@ class Ledger(Host):
         trial.estimates.append(value)
         return self.pruner is not None and bool(self.pruner.should_prune(trial.estimates))
 
-    async def save(self, trial: RunningTrial, state: Any) -> None:
+    def is_out(self, trial: RunningTrial) -> bool:
+        """Whether this attempt is the one that the log knows to be running."""
         pending = self.state.pending.get(trial.id)
-        if trial._taken or pending is None or pending.attempt != trial.attempt:
+        return pending is not None and pending.attempt == trial.attempt
+
+    async def save(self, trial: RunningTrial, state: Any) -> None:
+        if trial._taken or not self.is_out(trial):
             raise UsageError(f"trial {trial.id} is not running any more; its state cannot be saved")
         self.journal.stage(Saved(trial.id, trial.attempt, _small(state), _written(self.elapsed())), trial)
         await self.journal.commit()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from asynchopper.space import Space
+from asynchopper.space.typed import params_struct
 from asynchopper.state import Asked, Told
 
 _PLAIN: dict[str, Any] = {"tag_field": "kind", "gc": False, "forbid_unknown_fields": True}
@@ -50,14 +51,8 @@ class News:
         if not fields:
             return
         try:
-            params = msgspec.defstruct(
-                "Params",
-                [(name, kind) for name, kind, _ in fields],
-                gc=False,
-                forbid_unknown_fields=True,
-                rename={name: path for name, _, path in fields},
-            )
-        except ValueError:  # it takes no quotation mark in a name
+            params = params_struct([(name, kind) for name, kind, _ in fields], [path for _, _, path in fields])
+        except TypeError:
             return
         asked = msgspec.defstruct(
             "Asked",

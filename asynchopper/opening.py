@@ -167,19 +167,31 @@ async def begun(journal: Journal, opening: Opening, seed: int | None, guesses: d
         journal.stage(new_header(state.space, opening.direction, seed))
     header = state.header
     assert header is not None
-    if header.direction != opening.direction:
-        fresh = not state.told and not state.pending and state.run is None
-        raise StudyMismatch(
-            f"this search was {'saved' if fresh else 'started'} to {header.direction}, and now it is asked to "
-            f"{opening.direction}; use the same direction, or "
-            + ("overwrite_checkpoint=True: it has not run yet" if fresh else "start a new search")
-        )
+    check_same_direction(state, opening)
     await prepared(state, opening, seed, None if journal.storage is None else journal.storage.location)
     journal.stage(run_fact(state, opening.budget, state.elapsed))
     await journal.commit()
     say_spent(state, opening.budget)
     proposer = Proposer(opening.sampler, opening.schedule, guesses, header.seed)
     return Ledger(journal, proposer, opening.budget, opening.pruner)
+
+
+def has_run(state: State) -> bool:
+    """Whether anything was ever asked; a search may have been saved before."""
+    return bool(state.told or state.pending or state.run is not None)
+
+
+def check_same_direction(state: State, opening: Opening) -> None:
+    """Raises `StudyMismatch` for a search in the other direction."""
+    header = state.header
+    if header is not None and header.direction != opening.direction:
+        said, instead = "saved", "overwrite_checkpoint=True: it has not run yet"
+        if has_run(state):
+            said, instead = "started", "start a new search"
+        raise StudyMismatch(
+            f"this search was {said} to {header.direction}, and now it is asked to {opening.direction}; "
+            f"use the same direction, or {instead}"
+        )
 
 
 async def prepared(state: State, opening: Opening, seed: int | None, location: str | None) -> None:

@@ -32,8 +32,8 @@ class Policy:
     @classmethod
     def of(cls, *, concurrency: int, timeout: float | None, grace: float, on_error: str, ignore_nans: bool) -> Policy:
         """Checks the words of `run`; raises `UsageError`."""
-        slots = whole(concurrency)
-        if slots is None or slots < 1:
+        slots = whole(concurrency, 1)
+        if slots is None:
             raise UsageError(f"concurrency={concurrency!r:.80}: must be a positive integer")
         timeout_s, grace_s = None if timeout is None else _number(timeout), _number(grace)
         if timeout_s is not None and not 0 < timeout_s < math.inf:

@@ -49,8 +49,8 @@ class Pruner(ABC):
 
 
 def _count(given: Any, said: str) -> int:
-    number = whole(given)
-    if number is None or number < 1:
+    number = whole(given, 1)
+    if number is None:
         raise UsageError(f"{said}{given!r:.80}): must be an integer of 1 or more")
     return number
 

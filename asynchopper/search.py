@@ -49,8 +49,8 @@ class Search:
     """
 
     def __init__(self, *spaces: Mapping[Any, Any], seed: int | None = None, **parameters: Any) -> None:
-        number = whole(seed)
-        if seed is not None and (number is None or number < 0):
+        number = whole(seed, 0)
+        if seed is not None and number is None:
             raise UsageError(f"seed={seed!r:.80}: must be an integer of 0 or more")
         self.space = Space(merge(spaces, parameters))
         self._seed = number

@@ -144,9 +144,10 @@ def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, An
     return flat.reshape(shape).astype(kind.newbyteorder("="), copy=False)
 
 
-def whole(given: Any) -> int | None:
-    """The `int` that an argument is, also as NumPy has it; `None` where it is none."""
+def whole(given: Any, least: float = -math.inf) -> int | None:
+    """The `int` that an argument is, also as NumPy has it; `None` where it is none, or too small."""
     try:
-        return None if isinstance(given, bool) else operator.index(given)
+        number = operator.index(given)
     except TypeError:
         return None
+    return None if isinstance(given, bool) or number < least else number

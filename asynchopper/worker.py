@@ -150,8 +150,7 @@ class SharedLedger(Ledger):
         trial._taken = True
 
     async def save(self, trial: RunningTrial, state: Any) -> None:
-        pending = self.state.pending.get(trial.id)
-        if not trial._taken and (pending is None or pending.attempt != trial.attempt):
+        if not trial._taken and not self.is_out(trial):
             return  # somebody else took it for lost, and needs nothing of this attempt any more
         await super().save(trial, state)
 

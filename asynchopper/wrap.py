@@ -37,10 +37,10 @@ def wrap_n_times(
     generator when it is a plain function. With `pass_index_arg` the objective gets the number of the repetition as its
     second argument. Raises `UsageError` for a count, a reduction or an objective that cannot be meant.
     """
-    times, first = whole(n), whole(yield_after)
-    if times is None or times < 1:
+    times, first = whole(n, 1), whole(yield_after, 0)
+    if times is None:
         raise UsageError(f"wrap_n_times(n={n!r:.80}): must be a positive integer")
-    if first is None or not 0 <= first < times:
+    if first is None or first >= times:
         raise UsageError(f"wrap_n_times(yield_after={yield_after!r:.80}): must be from 0 to n - 1 = {times - 1}")
     if not callable(reduction) and not (isinstance(reduction, str) and reduction in _REDUCTIONS):
         raise UsageError(

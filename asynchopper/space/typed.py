@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -35,6 +35,15 @@ from asynchopper.trial import Values
 _WIDEST = 2**62  # integers beyond it are read one by one
 
 
+def params_struct(fields: Sequence[Any], paths: Iterable[str]) -> Any:
+    """What the `params` of a record are read as, a field for each path. Raises `TypeError` for a name that it cannot have."""
+    named = {field[0]: path for field, path in zip(fields, paths, strict=True)}
+    try:
+        return msgspec.defstruct("Params", fields, kw_only=True, gc=False, forbid_unknown_fields=True, rename=named)
+    except ValueError as e:  # it takes no quotation mark in a name
+        raise TypeError(str(e)) from None
+
+
 class Typed:
     """How the candidates of a space are read in bulk."""
 
@@ -51,17 +60,7 @@ class Typed:
         for i, path in enumerate(self._paths):
             kind = path.json
             fields.append((f"p{i}", kind | msgspec.UnsetType, msgspec.UNSET) if path.partial else (f"p{i}", kind))
-        try:
-            self.struct = msgspec.defstruct(
-                "Params",
-                fields,
-                kw_only=True,
-                gc=False,
-                forbid_unknown_fields=True,
-                rename={f"p{i}": path for path, i in self._place.items()},
-            )
-        except ValueError as e:  # it takes no quotation mark in a name
-            raise TypeError(str(e)) from None
+        self.struct = params_struct(fields, by_path)
         """What the `params` of a record are read as."""
 
     @property

@@ -303,10 +303,7 @@ class FileStorage(PromptStorage):
             if len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
                 raise StorageError(f"{self.location}: a record has more than {MAX_LINE} bytes")
             if (size := os.fstat(self._fd).st_size) != self._end:
-                raise StorageError(
-                    f"{self.location} was {'shortened' if size < self._end else 'written to'} by somebody else while the "
-                    "search was writing to it; the search in memory is whole: save it elsewhere"
-                )
+                raise self._meddled(f"{'shortened' if size < self._end else 'written to'} by somebody else")
             write(self._fd, data, self._end)
             if new:
                 self._put_in_place()
@@ -351,10 +348,13 @@ class FileStorage(PromptStorage):
         except FileNotFoundError:
             same = False
         if not same:
-            raise StorageError(
-                f"{self.location} was removed or replaced while the search was writing to it; "
-                "the search in memory is whole: save it elsewhere"
-            )
+            raise self._meddled("removed or replaced")
+
+    def _meddled(self, how: str) -> StorageError:
+        return StorageError(
+            f"{self.location} was {how} while the search was writing to it; "
+            "the search in memory is whole: save it elsewhere"
+        )
 
     def _break(self, e: Exception) -> None:
         """After a failed write nothing is retried, and the file ends where it was last known to be good."""

@@ -265,12 +265,13 @@ class RedisLog(SharedStorage):
         link, also = self._connected(), self._also
         if not also:
             reply = (await link.call(*words, failed=failed))[0]
-            # a server that came back may be set otherwise; where there is no time, what it has confirmed counts as it is
-            if reply[0] not in _LOSSES and link.made != self._settings_of and not link.hurried:
-                await self._read_settings(link)
-                also = self._also
-            if reply[0] not in _LOSSES and not also:
-                return reply
+            if reply[0] not in _LOSSES:
+                # a server that came back may be set otherwise; where there is no time, what it has confirmed counts as it is
+                if link.made != self._settings_of and not link.hurried:
+                    await self._read_settings(link)
+                    also = self._also
+                if not also:
+                    return reply
         clock = asyncio.get_running_loop().time
         began, lost = clock(), math.inf if self.address.kind in ("sentinel", "cluster") else -math.inf
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import asynchopper as ah
 from asynchopper.errors import StorageError, StudyMismatch
 from asynchopper.transfer import copy
 from asynchopper.verify import repair, verify
-from tests.redis.fleet import log_of
+from tests.redis.fleet import Counts, log_of
 from tests.redis.proxy import Proxy
 from tests.redis.test_faults import Run
+from tests.redis.test_storage import key
 from tests.servers import Server
 
 SPACE = {"x": ah.float(0, 1), "n": ah.int(1, 9)}
@@ -89,7 +91,10 @@ async def test_the_clock_stands_still_when_nobody_is_at_work(server: Server, nam
     url = server.url(name)
     async with ah.Search(SPACE).session(runtime=30, checkpoint_path=url) as session:
         assert await session.ask() is not None
-    await asyncio.sleep(1.2)  # the time that must not count
+    with server.client() as client:
+        counts = Counts(client, name)
+        counts["tick"] -= 60_000  # a minute passes, which must not count
+        counts.write()
     search = ah.Search(SPACE)
     async with search.session(runtime=30, checkpoint_path=url):
         pass
@@ -98,13 +103,13 @@ async def test_the_clock_stands_still_when_nobody_is_at_work(server: Server, nam
 
 async def test_what_is_copied_has_the_time_left_that_it_had(server: Server, name: str, tmp_path: Path) -> None:
     path, url = tmp_path / "run.ckpt", server.url(name)
-    async with ah.Search(SPACE).session(runtime=1.0, checkpoint_path=path) as session:
+    async with ah.Search(SPACE).session(runtime=60, checkpoint_path=path) as session:
         assert await session.ask() is not None
-        await asyncio.sleep(0.8)
+        session._open()._began -= 59.8  # so long ago
     await copy(path, url)
     search = ah.Search(SPACE)
     began = time.monotonic()
-    async with search.session(runtime=1.0, checkpoint_path=url) as session:
+    async with search.session(runtime=60, checkpoint_path=url) as session:
         while await session.ask() is not None:
             await asyncio.sleep(0.01)
     assert time.monotonic() - began < 0.8
@@ -184,9 +189,11 @@ async def test_who_was_paused_for_longer_than_its_lease_may_save_and_tell(server
         assert mine is not None
         await mine.save({"epoch": 1})
         with server.client() as client:  # as it would be after a pause
-            client.zremrangebyrank(f"asynchopper:{{{name}}}:alive", 0, -1)
-            client.zadd(f"asynchopper:{{{name}}}:free", {"0": 0})
-            _one_more_is_free(client, name)
+            client.zremrangebyrank(key(name, "alive"), 0, -1)
+            client.zadd(key(name, "free"), {"0": 0})
+            counts = Counts(client, name)
+            counts["free"] += 1
+            counts.write()
         async with ah.Search(SPACE).session(steps=2, checkpoint_path=url) as other:
             theirs = await other.ask()
             assert theirs is not None and (theirs.id, theirs.attempt) == (0, 2) and theirs.restored == {"epoch": 1}
@@ -199,16 +206,6 @@ async def test_who_was_paused_for_longer_than_its_lease_may_save_and_tell(server
             await mine.save({"epoch": 3})
     told = [r for r in log_of(server, name) if r["kind"] == "told" and r["id"] == 0]
     assert [(r["attempt"], r["value"]) for r in told] == [(1, 0.25)]
-
-
-def _one_more_is_free(client: Any, name: str) -> None:
-    """Counts it, as the script does."""
-    import struct
-
-    key = f"asynchopper:{{{name}}}:meta"
-    counts = bytearray(client.hget(key, "counts"))
-    struct.pack_into("<d", counts, 4 * 8, 1.0)
-    client.hset(key, "counts", bytes(counts))
 
 
 @pytest.mark.parametrize("patience", [2, 4])
@@ -274,9 +271,9 @@ async def test_what_is_left_of_a_log_can_be_seen_and_kept(server: Server, name: 
     run = Run(server.url(name), steps=20)
     await run()
     with server.client() as client:
-        key = f"asynchopper:{{{name}}}:log"
-        entries = client.xrange(key)
-        client.xdel(key, entries[11][0], entries[-1][0])
+        log = key(name, "log")
+        entries = client.xrange(log)
+        client.xdel(log, entries[11][0], entries[-1][0])
     with pytest.raises(StorageError, match="a new log of what is left is made with: asynchopper repair"):
         await ah.Search(SPACE).load(server.url(name))
     report = await verify(server.url(name))
@@ -289,19 +286,18 @@ async def test_what_is_left_of_a_log_can_be_seen_and_kept(server: Server, name: 
 async def test_a_heartbeat_that_cannot_begin_is_tried_again(
     server: Server, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, real = [], asyncio.run
+    made, real, again = [], asyncio.run, threading.Event()
 
     def run(main: Any, **words: Any) -> Any:
         made.append(1)
         if len(made) == 1:
             main.close()
             raise OSError(24, "Too many open files")
+        again.set()
         return real(main, **words)
 
     monkeypatch.setattr("asynchopper_backends.redis_beat.asyncio.run", run)
     async with ah.Search(SPACE).session(steps=5, checkpoint_path=server.url(name, lease=0.6)) as session:
         assert await session.ask() is not None
-        async with asyncio.timeout(20):
-            while len(made) < 2:
-                await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(again.wait, 20)
     assert "no heartbeat" in caplog.text
