@@ -10,7 +10,8 @@ import numpy as np
 
 from asynchopper.columns import Column, NoteColumns, Notes, Partial, listed
 from asynchopper.space import Array, Choice, Leaf, Space
-from asynchopper.trial import STATES, State, Trial, Values, found, outlined, overlaid, same
+from asynchopper.space.outlines import found, outlined, overlaid
+from asynchopper.trial import STATES, State, Trial, Values, same
 
 if TYPE_CHECKING:
     import pandas

@@ -11,6 +11,7 @@ import orjson
 
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
+from asynchopper.space.outlines import STAND_IN
 from asynchopper.space.scalars import MISSING, Draw, Generator, Parameter, Scalar
 from asynchopper.space.sharing import own
 from asynchopper.values import Json, from_json, to_json
@@ -205,7 +206,7 @@ def _stored_option(option: Any) -> Json:
 
 def _outline(node: Any) -> Any:
     if isinstance(node, Parameter):
-        return "*"
+        return STAND_IN
     if isinstance(node, Mapping):
         return {str(k): _outline(v) for k, v in node.items()}
     if isinstance(node, (list, tuple)):
