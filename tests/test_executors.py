@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -384,3 +385,43 @@ def command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
     except FileNotFoundError:
         return ""
+
+
+class Immovable(Exception):
+    def __init__(self) -> None:
+        super().__init__("no way to send this")
+        self.lock = threading.Lock()
+
+
+class OnceBroken(ah.pruners.Pruner):
+    asked = 0
+
+    def should_prune(self, estimates: Any) -> bool:
+        self.asked += 1
+        if self.asked == 2:
+            raise Immovable
+        return False
+
+    def observe(self, trial: ah.Trial) -> None: ...
+    def reset(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+async def test_an_answer_that_cannot_travel_leaves_every_trial_its_own_value() -> None:
+    search = a_search()
+    words: Any = {"executor": "process", "pruner": OnceBroken(), "on_error": "record"}
+    await search.run(places.reports_whatever_comes, steps=5, quiet=True, **words)
+    assert [(t.state, t.value) for t in search.history] == [("completed", t.params["x"]) for t in search.history]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts what is open where Linux shows it")
+async def test_runs_leave_nothing_open() -> None:
+    open_: list[int] = []
+    for _ in range(3):
+        await a_search().run(places.where, steps=6, concurrency=3, executor="process", quiet=True)
+        gc.collect()
+        open_.append(len(os.listdir("/proc/self/fd")))
+    assert open_[0] == open_[1] == open_[2]

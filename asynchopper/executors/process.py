@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.executors.thread import ThreadExecutor
 from asynchopper.executors.worker import serve
-from asynchopper.objective import Evaluation, Event, RunningTrial
+from asynchopper.objective import Evaluation, Event, RunningTrial, printed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +70,7 @@ class ProcessExecutor:
                 self._places[trial.id] = worker
                 return
             self._all.discard(worker)
+            worker.close()
         self._places[trial.id] = await self._started(evaluation)
 
     async def run(self, evaluation: Evaluation, trial: RunningTrial) -> Any:
@@ -93,6 +94,8 @@ class ProcessExecutor:
 
     def _kill_all(self) -> None:
         _take_down(self._all)
+        for worker in self._idle:
+            worker.close()
         self._all.clear()
         self._idle.clear()
 
@@ -172,6 +175,7 @@ class _Worker:
                 "search under `if __name__ == '__main__':`, since workers import the script"
             ) from e
         if word != "ready":
+            self._ended("")
             raise UsageError(f"a worker process cannot take the objective: {value}")
         self._ready = True
 
@@ -183,9 +187,12 @@ class _Worker:
                 word, value = self._hear()
                 if word in ("done", "error"):
                     break
-                self._pipe.send(self._answer(trial, word, value))
+                self._reply(*self._answer(trial, word, value))
         except (EOFError, OSError) as e:
             raise self._ended(f"while it evaluated trial {trial.id}") from e
+        except BaseException:
+            self._ended("")  # what it says next would be taken for another trial's
+            raise
         if word == "error":
             raise value
         return value
@@ -211,20 +218,34 @@ class _Worker:
             return "error", e
         return "ok", None
 
+    def _reply(self, word: str, value: Any) -> None:
+        try:
+            self._pipe.send((word, value))
+        except OSError:
+            raise
+        except Exception:  # an error that cannot travel
+            self._pipe.send((word, ObjectiveError(f"the search answered {printed(value)}")))
+
     def _ended(self, when: str) -> BaseException:
         """What to raise when the process has ended, which it is made sure of."""
         process = self.process
         assert process is not None and process.pid is not None
         self._end(process.pid)
         process.join()
-        for pipe in (self._pipe, self._control, self._life):
-            pipe.close()
-        os.close(self._death)
+        self.close()
         if self._killed:
             return asyncio.CancelledError()
         code = process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself (exit code {code})"
         return (ObjectiveError if self._ready else UsageError)(f"the worker process {how} {when}")
+
+    def close(self) -> None:
+        """Lets go of a process that has ended, or was killed; by whoever drives it, and where nobody does."""
+        for pipe in (self._pipe, self._control, self._life):
+            pipe.close()
+        if self._death >= 0:
+            os.close(self._death)
+            self._death = -1
 
     # -- in the event loop
 
