@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -160,3 +161,8 @@ class Schedule:
     def temperature(self, progress: float) -> float:
         """Falls in a straight line from start to end."""
         return self.start_temperature + (self.end_temperature - self.start_temperature) * progress
+
+
+def budget_words(budget: Mapping[str, Any]) -> str:
+    """A budget as the log describes it, for people."""
+    return ", ".join(f"{name}={value:g}" if name != "endless" else name for name, value in budget.items())

@@ -6,13 +6,13 @@ import logging
 from collections import deque
 from typing import NamedTuple
 
+from asynchopper.budget import budget_words
 from asynchopper.closing import closed
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
 from asynchopper.journal import Replay, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.opening import (
     Opening,
-    budget_words,
     check_same_direction,
     has_run,
     new_header,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from asynchopper.budget import Budget, Schedule
+from asynchopper.budget import Budget, Schedule, budget_words
 from asynchopper.callbacks.base import Watcher
 from asynchopper.errors import StudyMismatch, UsageError
 from asynchopper.journal import Journal, replay
@@ -233,10 +233,6 @@ def run_fact(state: State, budget: Budget, elapsed: float) -> Run:
         host=socket.gethostname(),
         pid=os.getpid(),
     )
-
-
-def budget_words(budget: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value:g}" if name != "endless" else name for name, value in budget.items())
 
 
 def say_spent(state: State, budget: Budget) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from asynchopper.budget import Budget
+from asynchopper.budget import Budget, budget_words
 from asynchopper.errors import StorageError
 from asynchopper.journal import _beyond_reach
 from asynchopper.ledger import Ledger, Thought
@@ -107,8 +107,20 @@ class SharedLedger(Ledger):
                 granted.append((trial, known))
             elif why != "known":
                 self._resting = not self._stale and bool(self.state.pending)  # of which somebody may give one up
+                if why == "full" and not self._stale and not self.state.pending:
+                    self._replaced()
                 self._keep(chosen)
         return super().granted(granted)
+
+    def _replaced(self) -> None:
+        """The budget that is spent is another one than this worker's."""
+        if self.dry is None:
+            self.dry = "steps"
+            budget = self.state.run.budget if self.state.run is not None else {}
+            _log.warning(
+                "%s: while this worker was not heard of, others began another budget (%s), which is spent; this run ends with it",
+                self._shared_journal.shared.location, budget_words(budget),
+            )  # fmt: skip
 
     def _begin_thinking(self, view: View) -> asyncio.Future[Next | None]:
         return _beyond_reach(self._think_still())

@@ -150,7 +150,7 @@ end
 local function hear(worker, kind, id, attempt, record)
   local v = call('HGET', out, id)
   if not v then return 0 end
-  local current, owner = match(v, '^(%d+) %d+ (.*)$')
+  local current, n, owner = match(v, '^(%d+) (%d+) (.*)$')
   local mine = current == attempt and owner == worker
   if kind == 'told' then
     call('HDEL', out, id)
@@ -161,7 +161,10 @@ local function hear(worker, kind, id, attempt, record)
   end
   if not mine then return 0 end
   add(record)
-  if kind == 'back' then m.free = m.free + call('ZADD', free, id, id) end
+  if kind == 'back' then -- it is nobody's, also where this worker is taken for dead and comes back
+    m.free = m.free + call('ZADD', free, id, id)
+    call('HSET', out, id, current .. ' ' .. n .. ' ')
+  end
   return 1
 end
 
@@ -300,9 +303,9 @@ function act.create(absent)
       return {'ok', now, m.clock, call('XRANGE', log, records, records)[1][1]}
     end
     if replace ~= '1' then return {'exists'} end
-    for _, other in ipairs(call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')) do
-      if other ~= worker then return {'locked', other} end
-    end
+  end
+  for _, other in ipairs(call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')) do
+    if other ~= worker then return {'locked', other} end
   end
   if not absent and held() then return {'locked', m.owner} end
   fresh(epoch)
@@ -347,7 +350,8 @@ function act.run()
   if m.runs == runs then
     verdict = '1'
     add(record)
-    m.limit, m.runs, m.ended = limit, m.runs + 1, m.ended + m.ended % 2 -- odd between a budget's end and the next one
+    local another = m.ended % 2 == 1 and 1 or m.limit ~= limit and 2 or 0 -- odd between a budget's end and the next one
+    m.limit, m.runs, m.ended = limit, m.runs + 1, m.ended + another
   end
   store()
   return reply(worker, entries, nil, verdict, '')
@@ -385,7 +389,7 @@ function act.page()
   return {'ok', #entries > 0 and entries[#entries][1] or seen, records}
 end
 
--- (owner, lease, dead owner, n, n x dead worker): the log for one owner.
+-- (owner, lease, dead owner, n, n x dead worker, replace): the log for one owner.
 function act.lock(absent)
   local owner, lease, dead = arg(), number(), arg()
   local buried = {}
@@ -397,7 +401,7 @@ function act.lock(absent)
     local others = call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')
     if #others > 0 then return {'busy', #others, others[1]} end
     local wrong = whole()
-    if wrong then return {wrong, tostring(m.seq)} end
+    if wrong and arg() ~= '1' then return {wrong, tostring(m.seq)} end
   end
   m.owner, m.till = owner, now + lease
   store()
@@ -428,7 +432,9 @@ function act.append()
   if m.owner ~= owner then return {'gone'} end
   if call('HGET', ops, owner) == turn then return {'ok', m.last} end
   if m.epoch ~= epoch then return {'epoch'} end
-  if m.last ~= last or (m.seq > 0 and #call('XRANGE', log, last, last) == 0) then return {'lost', tostring(m.seq)} end
+  if new == '' and (m.last ~= last or (m.seq > 0 and #call('XRANGE', log, last, last) == 0)) then
+    return {'lost', tostring(m.seq)}
+  end
   if new ~= '' then
     fresh(new)
     m.owner = owner
@@ -442,6 +448,8 @@ function act.append()
   return {'ok', m.last}
 end
 
-if wrong == 'empty' and (name == 'create' or name == 'lock') then return act[name](true) end
+-- what cannot be read any more may be replaced
+local replaced = (name == 'create' and ARGV[5] == '1') or (name == 'lock' and ARGV[#ARGV] == '1')
+if (wrong == 'empty' and (name == 'create' or name == 'lock')) or (wrong == 'torn' and replaced) then return act[name](true) end
 if wrong then return {wrong, m.layout or ''} end
 return act[name]()

@@ -43,7 +43,7 @@ class RedisStorage(RedisLog):
         return await self._carefully(self._join(resume, overwrite))
 
     async def _join(self, resume: Resume, overwrite: bool) -> Joined:
-        link, seen = await self._look()
+        link, seen = await self._look(overwrite)
         check_presence(seen.seq > 0, self.location, resume, overwrite, False)
         self._me, self._alarm = label(), asyncio.Event()
         words = (b"join", self._me, self._lease_ms, 1 + len(seen.dead), seen.dead_owner, *seen.dead)

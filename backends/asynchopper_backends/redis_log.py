@@ -96,14 +96,14 @@ class RedisLog(SharedStorage):
         await self._carefully(self._open(resume, overwrite, readonly))
 
     async def _open(self, resume: Resume, overwrite: bool, readonly: bool) -> None:
-        link, seen = await self._look()
+        link, seen = await self._look(readonly or overwrite)
         check_presence(seen.seq > 0, self.location, resume, overwrite, readonly)
         if readonly:
             self._epoch, self._state, self._found = seen.epoch, "reader", seen.seq
             return
         self._me = label()
         lease_ms = round(self.options.lease_s * 1000)
-        words = (b"lock", self._me, lease_ms, seen.dead_owner, len(seen.dead), *seen.dead)
+        words = (b"lock", self._me, lease_ms, seen.dead_owner, len(seen.dead), *seen.dead, int(overwrite))
         reply = (await link.call(*words))[0]
         if reply[0] != b"ok":
             self._refuse(reply)
@@ -239,14 +239,16 @@ class RedisLog(SharedStorage):
             task.exception()
         await self._close()
 
-    async def _look(self) -> tuple[Link, _Seen]:
-        """A fresh connection to a server that will do, and what is there."""
+    async def _look(self, forgiving: bool) -> tuple[Link, _Seen]:
+        """A fresh connection to a server that will do, and what is there; also where it is in pieces, if that is `forgiving`."""
         link = self._link = Link(self.address, self.name, self.location, self.options.patience_s)
         await warn_if_open(self.address, self.location)
         await self._read_settings(link)
         reply = (await link.call(b"look"))[0]
         if reply[0] == b"empty":
             return link, _Seen(b"", 0, b"", ())
+        if reply[0] == b"torn" and forgiving:
+            return link, _Seen(b"", await link.command("XLEN", link.keys[1]), b"", ())
         if reply[0] != b"ok":
             self._refuse(reply)
         _, epoch, seq, owner, there = reply
@@ -364,6 +366,10 @@ class RedisLog(SharedStorage):
             raise LeaseLost(
                 f"{here}: this process was not heard of for longer than its lease of {self.options.lease_s:g} s, and somebody "
                 f"else has the search now. {self._known()}"
+            )
+        if word == b"plain":
+            raise StorageError(
+                f"{here}: somebody went on with this search alone (workers=1) while this worker was not heard of. {self._known()}"
             )
         raise StorageError(f"{here}: the server answers {word.decode(errors='replace')}")
 

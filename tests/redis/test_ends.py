@@ -283,6 +283,53 @@ async def test_what_is_left_of_a_log_can_be_seen_and_kept(server: Server, name: 
     assert 15 <= len(mended.history) <= 20
 
 
+async def test_who_comes_back_to_a_search_that_one_took_for_itself_is_told_so(server: Server, name: str) -> None:
+    async def late() -> None:
+        async with ah.Search(SPACE, seed=1).session(steps=20, checkpoint_path=server.url(name)) as session:
+            trial = await session.ask()
+            assert trial is not None
+            forgotten(server, name)
+            alone = server.url(name, workers=1)
+            await ah.Search(SPACE, seed=1).run(lambda p: p["x"], steps=5, checkpoint_path=alone, quiet=True)
+            await session.tell(trial, 1.0)
+
+    with pytest.raises(StorageError, match=r"somebody went on with this search alone \(workers=1\)"):
+        await late()
+
+
+@pytest.mark.parametrize("lost", ["meta", "the end"])
+async def test_a_search_in_pieces_can_be_mended_and_replaced(
+    lost: str, server: Server, name: str, tmp_path: Path
+) -> None:
+    async def broken() -> str:
+        await Run(server.url(name, workers=1), steps=8)()
+        with server.client() as client:
+            if lost == "meta":
+                client.delete(key(name, "meta"))
+            else:
+                client.xdel(key(name, "log"), client.xrevrange(key(name, "log"), count=1)[0][0])
+        return server.url(name)
+
+    url = await broken()
+    with pytest.raises(StorageError, match="the server has lost results"):
+        await ah.Search(SPACE).run(lambda p: 1.0, steps=3, checkpoint_path=url, quiet=True)
+    report = await repair(url, tmp_path / "mended.ckpt")
+    assert report.state.told == 8
+    await (other := ah.Search(SPACE)).run(lambda p: 1.0, steps=3, quiet=True)
+    await other.save(url)
+    await (again := ah.Search(SPACE)).load(url)
+    assert len(again.history) == 3
+    for alone in ({}, {"workers": 1}):
+        await broken()
+        search = ah.Search(SPACE)
+        url = server.url(name, **alone)
+        await search.run(lambda p: 1.0, steps=4, checkpoint_path=url, overwrite_checkpoint=True, quiet=True)
+        await (again := ah.Search(SPACE)).load(url)
+        assert len(again.history) == 4
+        with server.client() as client:
+            client.delete(*client.keys(key(name, "*")))
+
+
 async def test_a_heartbeat_that_cannot_begin_is_tried_again(
     server: Server, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,3 +348,61 @@ async def test_a_heartbeat_that_cannot_begin_is_tried_again(
         assert await session.ask() is not None
         assert await asyncio.to_thread(again.wait, 20)
     assert "no heartbeat" in caplog.text
+
+
+def forgotten(server: Server, name: str) -> None:
+    """Everyone's lease is over, as after a long suspension."""
+    with server.client() as client:
+        client.delete(key(name, "alive"))
+        counts = Counts(client, name)
+        counts["first"] = counts["live"] = 0
+        counts.write()
+
+
+async def test_who_comes_back_to_another_budget_that_is_spent_ends_with_it(
+    server: Server, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = server.url(name)
+    async with (search := ah.Search(SPACE, seed=1)).session(steps=20, checkpoint_path=url) as late:
+        trial = await late.ask()
+        assert trial is not None
+        await late.tell(trial, 1.0)
+        forgotten(server, name)
+        await ah.Search(SPACE, seed=1).run(lambda p: p["x"], steps=5, checkpoint_path=url, quiet=True)
+        async with asyncio.timeout(10):
+            await finished(late)
+    assert len(search.history) == 5 and "others began another budget (steps=5), which is spent" in caplog.text
+    assert [r["reason"] for r in log_of(server, name) if r["kind"] == "ended"] == ["steps"]
+
+
+async def test_who_comes_back_to_a_larger_budget_says_nothing_of_its_end(server: Server, name: str) -> None:
+    url = server.url(name)
+    late = ah.Search(SPACE, seed=1).session(steps=2, checkpoint_path=url)
+    await late.__aenter__()
+    trial = await late.ask()
+    assert trial is not None
+    await late.tell(trial, 1.0)
+    forgotten(server, name)
+    async with ah.Search(SPACE, seed=1).session(steps=6, checkpoint_path=url) as others:
+        again = await others.ask()
+        assert again is not None
+        await others.tell(again, 1.0)
+        await finished(late)  # its own budget is spent
+        await late.__aexit__(None, None, None)
+        assert "ended" not in [r["kind"] for r in log_of(server, name)]
+        await finished(others)
+    assert len([r for r in log_of(server, name) if r["kind"] == "told"]) == 6
+
+
+async def test_what_was_given_back_is_anyones_also_when_its_worker_comes_back(server: Server, name: str) -> None:
+    url = server.url(name)
+    async with ah.Search(SPACE, seed=1).session(steps=3, checkpoint_path=url) as late:
+        trial, other = await late.ask(), await late.ask()
+        assert trial is not None and other is not None
+        late._open().take_back(trial)
+        await late.tell(other, 1.0)
+        forgotten(server, name)
+        third = await late.ask()
+        assert third is not None and (third.id, third.attempt) == (trial.id, 2)
+        await late.tell(third, 1.0)
+        await finished(late)
