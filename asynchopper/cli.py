@@ -6,11 +6,14 @@ import argparse
 import asyncio
 import contextlib
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from asynchopper import __version__
 from asynchopper.errors import AsynchopperError
+from asynchopper.storage import open_storage
 from asynchopper.transfer import copy
 from asynchopper.verify import repair, verify
 
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asynchopper", description="Looks after the checkpoints of searches.")
+    parser.add_argument("--version", action="version", version=f"asynchopper {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     raw = argparse.RawDescriptionHelpFormatter
     check = commands.add_parser(
@@ -91,23 +95,28 @@ async def _verify(paths: Sequence[str]) -> int:
             statuses.add(UNREADABLE)
             continue
         print(*report.lines(), sep="\n")
-        if report.damage:
+        if report.state.header is None:
+            statuses.add(UNREADABLE)
+        elif report.damage:
             statuses.add(DAMAGED)
-            new = f"{path}.repaired"
-            print(f"  save what is intact with: asynchopper repair {path} {new}")
+            # a URL's location holds no password
+            old, new = (report.location, "mended.ckpt") if "://" in path else (path, f"{path}.repaired")
+            print(f"  save what is intact with: asynchopper repair {shlex.quote(old)} {shlex.quote(new)}")
     return DAMAGED if DAMAGED in statuses else max(statuses)
 
 
 def _logs(path: str) -> list[str]:
     """The logs that a path means: itself, or those in it; says which of these hold nothing, and leaves them out."""
-    if "://" in path or not Path(path).is_dir():
-        return [path]
+    try:
+        directory = "://" not in path and Path(path).is_dir()
+    except OSError:  # it cannot be a name
+        directory = False
     logs = []
-    for log in sorted(Path(path).glob("*.ckpt")):
-        if log.stat().st_size:
-            logs.append(str(log))
-        else:
+    for log in sorted(Path(path).glob("*.ckpt")) if directory else ():
+        if log.is_file() and not log.stat().st_size:
             print(f"{log}: empty, and passed over: nothing was ever written in it")
+        else:
+            logs.append(str(log))
     return logs or [path]
 
 
@@ -118,7 +127,7 @@ async def _repair(source: str, target: str) -> int:
         print(e, file=sys.stderr)
         return UNREADABLE
     kept = f"{len(report.usable):,} records with {report.state.told:,} finished trials"
-    print(f"{target}: {kept}, from {report.location}")
+    print(f"{open_storage(target).location}: {kept}, from {report.location}")
     for note in (*report.damage, *report.notes):
         print(f"  left: {note}")
     return DAMAGED if report.damage else WHOLE

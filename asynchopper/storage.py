@@ -379,11 +379,12 @@ async def aside(fn: Callable[..., T], *args: Any) -> T:
 def check_presence(exists: bool, location: str, resume: Resume, overwrite: bool, readonly: bool) -> None:
     """Raises `StorageError` when a log is there that should not be, or the other way round."""
     if (readonly or resume == "must") and not exists:
-        raise StorageError(f"there is no checkpoint at {location}; check the path, or start one with resume='auto'")
+        instead = "" if readonly else ", or start one with resume='auto'"
+        raise StorageError(f"there is no checkpoint at {location}; check the path{instead}")
     if resume == "never" and exists and not overwrite:
         raise StorageError(
-            f"there is a checkpoint at {location} already; continue it with resume='auto', "
-            "or replace it with overwrite_checkpoint=True"
+            f"there is a checkpoint at {location} already; continue it with resume='auto', replace it with "
+            "overwrite_checkpoint=True (a command's --overwrite), or choose another place"
         )
 
 
@@ -416,6 +417,10 @@ def open_storage(location: Location | Storage) -> Storage:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
     if match:
         return _backend(match[1].lower()).from_url(text)
+    if (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)) and match[1].lower() in _schemes():
+        raise UsageError(
+            f"checkpoint_path={text!r}: a URL begins with {match[1]}://; a Path loses a slash, so give a str"
+        )
     try:
         directory = text.endswith(("/", "\\")) or expanded(text).is_dir()
     except OSError:  # too long a name, a directory that may not be entered: the backend says so when it opens it
@@ -427,18 +432,21 @@ def open_storage(location: Location | Storage) -> Storage:
 def _backend(scheme: str) -> type[Storage]:
     from importlib.metadata import entry_points
 
-    found = entry_points(group="asynchopper.backends")
-    for point in found:
+    for point in entry_points(group="asynchopper.backends"):
         if point.name == scheme:
             try:
                 backend = point.load()
             except ImportError as e:
-                raise UsageError(
-                    f"the {scheme} backend needs a package that is not installed ({e}); "
-                    f"try: pip install 'asynchopper[{scheme}]'"
-                ) from e
+                own = re.match(r"asynchopper_backends\.([a-z]+)", point.value)
+                advice = f"try: pip install 'asynchopper[{own[1]}]'" if own else "install what it needs"
+                raise UsageError(f"the {scheme} backend needs a package that is not installed ({e}); {advice}") from e
             if not (isinstance(backend, type) and issubclass(backend, Storage)):
                 raise UsageError(f"the entry point {point.value} for {scheme}:// is not a Storage")
             return backend
-    known = ", ".join(sorted({p.name for p in found}))
-    raise UsageError(f"there is no backend for {scheme}://; installed are: {known}")
+    raise UsageError(f"there is no backend for {scheme}://; installed are: {', '.join(_schemes())}")
+
+
+def _schemes() -> list[str]:
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group="asynchopper.backends")})

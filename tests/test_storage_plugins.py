@@ -174,3 +174,8 @@ def test_paths_go_to_the_right_backend(tmp_path: Path) -> None:
     assert type(open_storage(f"dir://{tmp_path}/x")).__name__ == "DirectoryStorage"
     storage = open_storage("memory://x")
     assert open_storage(storage) is storage
+
+
+def test_a_url_that_a_path_has_eaten_a_slash_of_is_refused() -> None:
+    with pytest.raises(UsageError, match="a URL begins with redis://; a Path loses a slash"):
+        open_storage(Path("redis://localhost/0?search=a"))

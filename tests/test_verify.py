@@ -103,7 +103,6 @@ def test_what_a_crash_left_is_a_note_and_not_a_damage(
         (lambda lines: [*lines, b"garbage\n"], "this is not a record of asynchopper's"),
         (lambda lines: [*lines[:4], b"\0" * 700 + b"\n", *lines[4:]], "line 5 (701 bytes)"),
         (lambda lines: [*lines[:4], *[b"x\n"] * 3, *lines[4:]], "lines 5 to 7 (6 bytes)"),
-        (lambda lines: [b"garbage\n", *lines[1:]], "record 0 is missing"),
     ],
 )
 def test_damage_is_listed(
@@ -115,6 +114,41 @@ def test_damage_is_listed(
     assert out.startswith(f"{path}: damaged\n")
     assert said in out
     assert f"asynchopper repair {path} {path}.repaired" in out
+
+
+def test_a_name_that_a_shell_would_take_apart_is_quoted(
+    logs: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my run.ckpt"
+    path.write_bytes(b"".join(line for i, line in enumerate(logs["ended"].splitlines(keepends=True)) if i != 3))
+    _, out, _ = command(capsys, "verify", path)
+    assert f"asynchopper repair '{path}' '{path}.repaired'" in out
+
+
+def test_what_cannot_be_mended_is_not_offered_to_be(
+    logs: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("two eggs\na loaf\n")
+    (tmp_path / "headless.ckpt").write_bytes(b"garbage\n" + logs["ended"].partition(b"\n")[2])
+    for name in ("list.txt", "headless.ckpt"):
+        status, out, _ = command(capsys, "verify", tmp_path / name)
+        assert status == 2 and "this is not a record of asynchopper's" in out and "asynchopper repair" not in out
+
+
+def test_names_that_cannot_be_opened_leave_the_others_readable(
+    logs: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.ckpt").symlink_to("nowhere")
+    (tmp_path / "b.ckpt").write_bytes(logs["ended"])
+    status, out, err = command(capsys, "verify", tmp_path, "x" * 300)
+    assert status == 2 and f"{tmp_path / 'b.ckpt'}: whole" in out
+    assert "a.ckpt" in err and "File name too long" in err and "the output" not in err
+
+
+def test_the_version_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"asynchopper {ah.__version__}\n"
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -132,7 +132,8 @@ def parse(url: str) -> tuple[Address, str, Options, str]:
         if last is not None and db != last:
             raise UsageError(f"{scheme}://…: two databases are named, {last} and {db}")
     if words:
-        raise UsageError(f"{scheme}://…: unknown words {', '.join(sorted(words))}")
+        known = ["search", "db", *(f.name.removesuffix("_s") for f in fields(Options)), *sorted(_SECRET), *_TLS]
+        raise UsageError(f"{scheme}://…: unknown words {', '.join(sorted(words))}; there are {', '.join(known)}")
     service = parts.pop(0) if kind == "sentinel" and parts else ""
     if not db.isdecimal() or (parts and kind != "socket") or (kind == "sentinel") != bool(service):
         raise UsageError(f"{scheme}://…: such a URL is {_SHAPES[kind]}")
@@ -175,7 +176,9 @@ def _host(text: str, port: int) -> tuple[str, int]:
         said = match[2] or match[4]
         if said and not 0 < int(said) < 2**16:
             raise ValueError(text)
-        return unquote(match[1] or match[3]), int(said) if said else port
+        host = unquote(match[1] or match[3])
+        host.encode("idna")  # or a UnicodeError, which is a ValueError, as whoever looks it up would raise it
+        return host, int(said) if said else port
     raise ValueError(text)
 
 

@@ -221,6 +221,12 @@ class Link:
                 return done
             waited = clock() - began
             if clock() + pause_s > until:
+                problem = problem.rstrip(".")
+                if not self.made:
+                    raise StorageError(
+                        f"{self.location}: no server was reached in {waited:.0f} s: {problem}; start it, or check the scheme, "
+                        "the host and the port of the URL"
+                    )
                 raise StorageError(
                     f"{self.location} could not be used for {waited:.0f} s: {problem}. What was confirmed is on the server as "
                     "far as its settings go; whether the last batch is, is unknown. Trials that were running here run "

@@ -15,12 +15,13 @@ from asynchopper_backends import redis_label
 from asynchopper_backends.redis import RedisStorage
 
 import asynchopper as ah
-from asynchopper.errors import CheckpointLocked, CheckpointVersionError, StudyMismatch, UsageError
+from asynchopper.cli import main
+from asynchopper.errors import CheckpointLocked, CheckpointVersionError, StorageError, StudyMismatch, UsageError
 from asynchopper.storage import Grant
 from asynchopper.testing.logs import header
 from asynchopper.testing.turns import OLD, RUN, ask, tell
 from tests.redis.fleet import Counts, log_of, told_of
-from tests.servers import Server
+from tests.servers import Server, free_port
 
 PARTS = ("meta", "log", "out", "free", "alive", "ops")
 
@@ -497,6 +498,37 @@ async def test_an_open_server_on_a_network_is_warned_about(
         await search(server.url("a"), steps=1)
         assert "without a password" not in caplog.text
     storage = RedisStorage("redis://192.0.2.1:6379/0?search=a&patience=0.3")
-    with pytest.raises(ah.StorageError, match="could not be used"):
+    with pytest.raises(ah.StorageError, match="no server was reached"):
         await storage.open()
     assert "without a password" in caplog.text
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+def test_a_host_that_no_name_server_could_be_asked_for_is_refused(host: str) -> None:
+    with pytest.raises(UsageError, match="names no host that can be meant"):
+        RedisStorage(f"redis://{host}/0?search=x")
+
+
+async def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
+    storage = RedisStorage(f"redis://127.0.0.1:{free_port()}/0?search=x&patience=0.5")
+    with pytest.raises(
+        StorageError, match=r"no server was reached in .* s: .*; start it, or check the scheme, the host"
+    ):
+        await storage.open()
+
+
+async def test_commands_show_no_password(home: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(home, requirepass="sekret", login={"password": "sekret"}) as server:
+        url = f"redis://:sekret@127.0.0.1:{server.port}/0?search={name}"
+        search = ah.Search(x=ah.float(0, 1))
+        await search.run(lambda p: 1.0, steps=5, checkpoint_path=url, quiet=True)
+        await search.save(home / "a.ckpt")
+        copy_ = url + "-again"
+        assert await asyncio.to_thread(main, ["repair", str(home / "a.ckpt"), copy_]) == 0
+        with server.client() as client:
+            log = key(name, "log")
+            client.xdel(log, client.xrange(log)[3][0])
+        assert await asyncio.to_thread(main, ["verify", url]) == 1
+    said = capsys.readouterr()
+    assert "sekret" not in said.out + said.err
+    assert f"asynchopper repair 'redis://:***@127.0.0.1:{server.port}/0?search={name}' mended.ckpt" in said.out
