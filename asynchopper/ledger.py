@@ -87,6 +87,9 @@ class Ledger(Host):
         while it is `thinking`. Takes next to no time."""
         if self.redo and self.dry is None:
             state = self.state
+            if self._too_late():
+                self.dry = "runtime"
+                return None
             if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
                 return self._again(self.redo.popleft()), None
             self.dry = "steps"
@@ -109,7 +112,7 @@ class Ledger(Host):
             return None
         elapsed = self.before + time.monotonic() - self._began
         progress = self.budget.progress(self.state, elapsed)
-        if progress >= 1.0 or (self.budget.seconds is not None and self._too_late()):
+        if progress >= 1.0 or self._too_late():
             self.dry = "steps" if self.budget.steps is not None else "runtime"
             return None
         chosen: Next | View | None
@@ -192,9 +195,14 @@ class Ledger(Host):
             self._thinker.shutdown(wait=False)
 
     def _too_late(self) -> bool:
-        """Whether another evaluation would hardly finish: what remains is less than three in four of the last ones took."""
-        seconds = sorted(self.state.table.seconds[-_LAST:])
-        return len(seconds) >= _FEW and self.remaining() < seconds[len(seconds) // 4]
+        """Whether another evaluation would hardly finish: what remains is less than three in four of the last ones took,
+        where this budget has seen a few."""
+        if self.budget.seconds is None:
+            return False
+        base, table, left = self.state.run.base_elapsed if self.state.run else 0.0, self.state.table, self.remaining()
+        last = zip(table.seconds[-_LAST:], table.elapsed[-_LAST:], strict=True)
+        seconds = sorted(s for s, at in last if at > base)
+        return left <= 0.0 or (len(seconds) >= _FEW and left < seconds[len(seconds) // 4])
 
     def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:
         """The trial of a candidate that was just chosen."""

@@ -414,13 +414,11 @@ def open_storage(location: Location | Storage) -> Storage:
     text = fspath(location) if isinstance(location, (str, PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"checkpoint_path={location!r}: must be a path or a URL")
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
-    if match:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)", text)
+    if match and match[2]:
         return _backend(match[1].lower()).from_url(text)
-    if (match := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)) and match[1].lower() in _schemes():
-        raise UsageError(
-            f"checkpoint_path={text!r}: a URL begins with {match[1]}://; a Path loses a slash, so give a str"
-        )
+    if match and match[1].lower() in _schemes():
+        raise UsageError(f"{text}: a URL begins with {match[1]}://; a Path loses a slash, so give a str")
     try:
         directory = text.endswith(("/", "\\")) or expanded(text).is_dir()
     except OSError:  # too long a name, a directory that may not be entered: the backend says so when it opens it

@@ -16,6 +16,7 @@ from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
 from asynchopper.samplers.base import Next, View
 from asynchopper.samplers.diagonal import Diagonal
+from asynchopper.samplers.latent import Latent
 from asynchopper.samplers.model import Lengths, Surrogate, squash
 from asynchopper.samplers.quadratic import lowest, quadratic
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SHRINKING, SPARSE, Tuning
@@ -656,3 +657,175 @@ def test_a_small_space_is_gone_through_without_making_candidates_again_and_again
     search = Driven({"a": ah.int(0, 19), "b": ah.int(0, 19)}, 300, sampler=Counted())
     search.run(lambda p: abs(p["a"] - 7) + abs(p["b"] - 4), 300)
     assert search.state.told == 300 and len(asked) < 900
+
+
+LOG_GRIDS = {
+    "integers": ah.int(1, 8, log=True),
+    "many": ah.int(1, 100, log=True),
+    "multiples": ah.int(4, 64, log=True, multiple_of=4),
+    "one digit": ah.float(1e-3, 1, log=True, precision=1),
+    "two digits": ah.float(1e-5, 1e-1, "0.2g"),
+}
+
+
+@pytest.mark.parametrize("param", LOG_GRIDS.values(), ids=list(LOG_GRIDS))
+def test_every_cell_of_a_logarithmic_grid_can_be_had_and_none_is_moved(param: Any) -> None:
+    latent = Latent(Space({"x": param}))
+    at, unit = latent.at[0], latent.unit[0]
+    values = [param.cell(i) for i in range(param.n)]
+    own = np.array([[unit(v)] for v in values])
+    assert [at(z) for z in latent.snap(own.copy())[:, 0].tolist()] == values
+    everywhere = latent.snap(np.arange(1e-6, 1.0, 1e-4)[:, None])[:, 0].tolist()
+    assert {at(z) for z in everywhere} == {at(u) for u in np.arange(1e-6, 1.0, 1e-4).tolist()}
+
+
+@pytest.mark.parametrize("best", [3, 6, 8])
+def test_the_best_of_a_logarithmic_range_is_found_with_the_model(best: int) -> None:
+    search = Driven(
+        {"k": ah.int(1, 8, log=True), "x": ah.float(-5, 5), "w": ah.int(1, 8, log=True, shape=2)}, steps=100
+    )
+    search.run(lambda p: math.log(p["k"] / best) ** 2 + p["x"] ** 2 + float((np.log(p["w"] / best) ** 2).sum()), 100)
+    found = search.state.space.build(search.state.best_values or ())
+    assert found["k"] == best and found["w"].tolist() == [best, best]
+
+
+def test_a_distribution_that_has_grown_beyond_all_measure_begins_anew() -> None:
+    search = Driven({"x": ah.float(), "y": ah.float()}, steps=5000, seed=5, seconds=0.0)
+    best = search.run(lambda p: p["x"] + 100 * abs(p["y"] - p["x"] / 2), 5000)
+    assert best < -1e3
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        ah.choice({"w": ah.float(-1, 1)}),
+        ah.choice([{"w": ah.float(-1, 1)}, {"v": ah.float(0, 1), "n": ah.int(0, 9)}], ordinal=True),
+        ah.choice({"in": ah.choice({"w": ah.float(-1, 1)})}, "none"),
+    ],
+    ids=["an only option", "options in order", "an only option in another"],
+)
+def test_the_model_serves_every_kind_of_nest(nest: Any) -> None:
+    search = Driven({"nest": nest, "x": ah.float(-5, 5), "y": ah.float(-5, 5)}, steps=60)
+    search.run(lambda p: p["x"] ** 2 + (p["y"] - 1) ** 2, 60)
+    made = [f.note[0] for f in search.facts if isinstance(f, Asked) and f.note]
+    assert made.count(QUADRATIC) > 5
+    for fact in search.facts:
+        if isinstance(fact, Asked):
+            assert "None" not in repr(search.state.space.build(fact.values))
+
+
+def test_one_option_among_many_numbers_is_found() -> None:
+    tree = {"w": ah.float(-1, 1, shape=100), "c": ah.choice(*range(100))}
+    search = Driven(tree, steps=1000, seconds=0.0)
+    search.run(lambda p: float((p["w"] ** 2).mean()) + abs(p["c"] - 77) / 10, 1000)
+    assert search.state.space.build(search.state.best_values or ())["c"] == 77
+
+
+@pytest.mark.parametrize("loss", [math.inf, 1e300])
+def test_equal_losses_of_any_size_are_no_success(loss: float) -> None:
+    search = Driven(NUMBERS, steps=60)
+    search.run(lambda p: loss, 60)
+    assert sum(search.sampler._memory.won) == 0
+
+
+def test_a_block_is_given_out_once_where_nobody_remembers_it() -> None:
+    search = ah.Search(NUMBERS, seed=1)
+    all_out = asyncio.Event()
+
+    async def together(params: dict[str, Any]) -> float:
+        if search._engines[0].running == 1000:
+            all_out.set()
+        await all_out.wait()
+        return sphere(params)
+
+    async def main() -> set[str]:
+        await search.run(sphere_async, "min", steps=3000, duplicates="allow", quiet=True)
+        await search.run(together, "min", steps=1000, concurrency=1000, duplicates="allow", quiet=True)
+        return {repr(t.params) for t in search.history[-1000:]}
+
+    assert len(asyncio.run(main())) > 990
+
+
+async def sphere_async(params: dict[str, Any]) -> float:
+    return sphere(params)
+
+
+def test_what_has_moves_of_its_own_is_moved_where_duplicates_are_allowed() -> None:
+    def swapped(value: Any, rng: Any, strength: float) -> Any:
+        i, j = rng.choice(8, 2, replace=False).tolist()
+        new = list(value)
+        new[i], new[j] = new[j], new[i]
+        return new
+
+    search = ah.Search(p=ah.custom(sample=lambda rng: rng.permutation(8).tolist(), mutate=swapped), seed=1)
+
+    async def objective(params: dict[str, Any]) -> float:
+        return float(sum(abs(a - b) for a, b in enumerate(params["p"])))
+
+    asyncio.run(search.run(objective, "min", steps=200, duplicates="allow", quiet=True))
+    assert len({repr(t.params) for t in search.history}) > 80  # the best has 28 neighbours
+
+
+def test_seeds_lie_on_the_way_to_the_first_guess_of_their_own_branch() -> None:
+    tree = {"m": ah.choice({"k": 1}, {"k": 2, "lr": ah.float(0, 1, init=0.9)}), "g": ah.float(0, 1, init=0.9)}
+    rates = []
+    for seed in range(150):
+        search = Driven(tree, steps=200, seed=seed)
+        found = [search.ask()[1] for _ in range(4)]
+        rates += [p["m"]["lr"] for p in found[1:] if "lr" in p["m"]]
+    assert 0.6 < sum(rates) / len(rates) < 0.68  # as far as a pull of 0.35 on average makes it from 0.5
+
+
+def test_a_first_guess_that_was_given_as_a_guess_is_no_obstacle_to_looking_ahead() -> None:
+    search = Driven(NUMBERS, steps=100)
+    search.proposer._guesses.append(search.state.space.given(dict.fromkeys(NUMBERS, 0.0)))
+    search.run(sphere, 20)
+    assert not search.state.initial_asked
+    expected = 0
+    for _ in range(20):
+        expected += search.proposer.expects(search.state, 0.0, 0.2) is not None
+        search.tell(search.ask()[0], 1.0)
+        for _ in range(8):
+            search.ask()
+    assert expected > 5
+
+
+def test_a_low_temperature_is_a_low_one_by_the_block() -> None:
+    search = ah.Search(NUMBERS, seed=1)
+    words: Any = {"start_temperature": 0.05, "end_temperature": 0.05, "quiet": True}
+    asyncio.run(search.run(sphere_async, "min", steps=3000, **words))
+    moves, steps, _ = search._journal.state.table.notes.usual
+    shrinking = [s for row, (m, s) in enumerate(zip(moves, steps, strict=False)) if m == SHRINKING and row > 1500]
+    assert shrinking and set(shrinking) == {0.015}
+
+
+async def test_a_budget_in_time_looks_at_evaluations_of_its_own_only() -> None:
+    search = ah.Search(NUMBERS, seed=1)
+
+    async def slow(params: dict[str, Any]) -> float:
+        await asyncio.sleep(0.3)
+        return sphere(params)
+
+    await search.run(slow, "min", steps=8, concurrency=8, quiet=True)
+    await search.run(sphere_async, "min", runtime=0.2, quiet=True)
+    assert search.outcome is not None and search.outcome.trials > 10
+
+
+async def test_what_was_interrupted_is_not_begun_again_without_the_time_for_it(tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    async def slow(params: dict[str, Any]) -> float:
+        begun.append(1)
+        if len(begun) == 9:  # less time is left then than an evaluation takes
+            asyncio.get_running_loop().call_later(0.15, run.cancel)
+        await asyncio.sleep(0.2)
+        return sphere(params)
+
+    words: Any = {"concurrency": 4, "checkpoint_path": tmp_path / "a.ckpt", "quiet": True}
+    run = asyncio.ensure_future(ah.Search(NUMBERS, seed=1).run(slow, "min", runtime=0.7, **words))
+    await asyncio.wait([run])
+    begun.clear()
+    again = ah.Search(NUMBERS, seed=1)
+    await again.run(slow, "min", runtime=0.7, **words)
+    assert not begun and len(again.history) == 8
+    assert again.outcome is not None and again.outcome.reason == "runtime"

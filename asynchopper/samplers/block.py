@@ -15,11 +15,10 @@ import numpy as np
 from asynchopper.columns import Column
 from asynchopper.samplers.base import Next, Stream
 from asynchopper.samplers.cma import Distribution
-from asynchopper.samplers.latent import Latent, Vector, array_at, array_unit
+from asynchopper.samplers.latent import Coordinate, Latent, Vector, option
 from asynchopper.samplers.memory import Memory
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE
-from asynchopper.space import Array, Choice, Generator, Space
-from asynchopper.space.scalars import Normal
+from asynchopper.space import Generator, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 
@@ -30,29 +29,6 @@ _NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
 
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-class Coordinate:
-    """Many values of a number, or of an ordinal choice, at a time."""
-
-    def __init__(self, param: Any) -> None:
-        self.n, self.array = 0, None if isinstance(param, Choice) else Array(param, (1,), param.init)
-        if isinstance(param, Choice):
-            self.n = param.n
-
-    def at(self, z: Vector) -> np.ndarray[Any, Any]:
-        """The values at coordinates from 0 to 1."""
-        return _option(z, self.n) if self.array is None else array_at(self.array, z)
-
-    def unit(self, values: np.ndarray[Any, Any]) -> Vector:
-        """The coordinates of values."""
-        return (values + 0.5) / self.n if self.array is None else array_unit(self.array, values)
-
-    def draw(self, size: int, rng: Generator) -> np.ndarray[Any, Any]:
-        """Values from anywhere."""
-        if self.array is not None and isinstance(self.array.scalar, Normal):
-            return self.at(rng.standard_normal(size) / 6.0 + 0.5)
-        return self.at(rng.random(size))
 
 
 class Seeds:
@@ -88,7 +64,7 @@ class Seeds:
                 drawn = coordinate.at(start + part * (coordinate.unit(drawn) - start))
             columns[i] = drawn
         for i in latent.options:
-            columns[i] = _option(rng.random(size), int(leaves[i].param.cardinality))
+            columns[i] = option(rng.random(size), int(leaves[i].param.cardinality))
         return columns
 
 
@@ -121,14 +97,17 @@ class Blocks:
 
     def next(self, state: State, temperature: float, stream: Stream) -> Next | None:
         """The candidate for the next trial; `None` where all that are left have been asked before."""
-        rows = self.memory.rows
-        warmth = round(5.0 * temperature)  # in steps, so that the block lasts
+        rows, seen = self.memory.rows, state.seen
+        if seen is None and state.next_id - len(state.table.ids) >= self.memory.until - rows:
+            return None  # nobody remembers what was had, and more are out than there are
+        # in steps, so that the block lasts
+        warmth = 20 * round(5.0 * temperature) if temperature >= 0.2 else 5 * max(1, round(20.0 * temperature))
         if rows != self._rows or warmth != self._warmth:
             self._size = self.memory.until - rows
-            self._block = self._make(self._size + self._size // _SPARE, warmth / 5, stream(rows))
+            self._block = self._make(self._size + self._size // _SPARE, warmth / 100, stream(rows))
             self._rows, self._warmth, self._asked = rows, warmth, bytearray(len(self._block.keys))
         values, keys, moves, steps, parents = self._block
-        at, seen = (state.next_id - rows) % self._size, state.seen
+        at = (state.next_id - rows) % self._size
         if seen is not None and keys[at] in seen:
             if seen.dropped != self._dropped:
                 self._asked, self._dropped = bytearray(len(keys)), seen.dropped
@@ -262,11 +241,6 @@ def _listed(space: Space, columns: list[Column]) -> tuple[list[Values], list[int
     keys = space.keys(columns)
     assert keys is not None
     return list(zip(*[column.tolist() for column in columns], strict=True)), keys.tolist()
-
-
-def _option(u: Vector, n: int) -> np.ndarray[Any, Any]:
-    """One of `n` for each number from 0 to 1."""
-    return np.minimum((u * n).astype(np.int64), n - 1)
 
 
 def _short(steps: Vector) -> list[float]:

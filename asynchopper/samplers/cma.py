@@ -46,18 +46,23 @@ class Distribution:
         self.chi = math.sqrt(d) * (1 - 1 / (4 * d) + 1 / (21 * d * d))
         self.clip = math.sqrt(d) + 2 * d / (d + 2)  # arXiv:1110.4181, eq. 4
         self.mean = self._centre(points)
-        self.step = step
-        self.ps, self.pc = np.zeros(d), np.zeros(d)
-        self.cov = np.eye(d)
-        self.root: Vector = np.eye(d)
-        self.unroot: Vector = self.root.copy()
-        """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
+        self.first_step = step
+        self._round()
         self.floor = 0.3 * widths if widths.any() else None
         """A step in a coordinate of cells never gets so short that it cannot leave its cell."""
         self._extra: Vector | None = None
         """By how much steps in coordinates of cells are too short, once somebody has asked."""
         self.generation = 0
         self._points: list[tuple[float, Point]] = []
+
+    def _round(self) -> None:
+        """As wide as at first, in all directions."""
+        self.step = self.first_step
+        self.ps, self.pc = np.zeros(self.d), np.zeros(self.d)
+        self.cov = np.eye(self.d)
+        self.root: Vector = np.eye(self.d)
+        self.unroot: Vector = self.root.copy()
+        """A square root of the covariance and its inverse; Cholesky's, where the tutorial has the symmetric one."""
 
     def _centre(self, points: list[tuple[float, Vector]]) -> Vector:
         mu = max(1, min(len(self.weights), len(points) // 2))
@@ -115,8 +120,14 @@ class Distribution:
             keep * self.cov + self.c1 * (self.pc[:, None] * self.pc) + self.cmu * product(ys.T * self.weights, ys)
         )
         self.cov.flat[:: self.d + 1] += 1e-12  # eq. 47
-        self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
-        self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
+        self._extra = None
+        try:
+            self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
+            self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
+        except (
+            np.linalg.LinAlgError
+        ):  # without bounds it may get longer in one direction than floats can tell from the others
+            self._round()
+            return
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44
         self.step = min(max(self.step, 1e-12), 0.6)
-        self._extra = None

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from asynchopper.space import MISSING, Array, Choice, Scalar, Space
+from asynchopper.space import MISSING, Array, Choice, Generator, Scalar, Space
 from asynchopper.space.numbers import reflect
-from asynchopper.space.scalars import Grid, Normal
+from asynchopper.space.scalars import Grid, IntGrid, Normal, SignificantFloat
 from asynchopper.trial import Values
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Latent", "Vector", "array_at", "array_unit", "mirror", "reflect"]
+__all__ = ["Coordinate", "Latent", "Vector", "array_at", "array_unit", "mirror", "option", "reflect"]
 
-_NARROW = 64  # coordinates; up to here a list of floats is faster than an array
+_NARROW = 48  # coordinates; up to here a list of floats is faster than an array
 _FARTHEST = 1e50  # where there are no bounds: the sixth power of a distance is a float still
 
 
@@ -34,17 +34,20 @@ class Latent:
         self.arrays: list[tuple[int, int, int]] = []
         """Leaves with many: (leaf, first coordinate, one past the last). They follow the scalars."""
         self.options: list[int] = []
-        """Leaves that are moved by name: options without an order, and what has moves of its own."""
+        """Leaves that are moved by name: options without an order, or with parameters of their own, and what has moves of its
+        own."""
         self.still: set[int] = set()
         """Leaves that have one value, and neither a coordinate nor a name to move by."""
-        owned = False
+        owned, owners = False, {leaf.parent[0] for leaf in space.leaves if leaf.parent is not None}
         for leaf in space.leaves:
             param = leaf.param
             own = param.user_sample is not None or param.user_mutate is not None
             owned = owned or own
             if isinstance(param, Array) and not own:
                 self.arrays.append((leaf.index, 0, 0))
-            elif (isinstance(param, Scalar) or (isinstance(param, Choice) and param.ordinal)) and not own:
+            elif not own and (
+                isinstance(param, Scalar) or (isinstance(param, Choice) and param.ordinal and leaf.index not in owners)
+            ):
                 self.scalars.append(leaf.index)
             elif param.cardinality > 1:
                 self.options.append(leaf.index)
@@ -71,11 +74,15 @@ class Latent:
         free = [isinstance(p, Normal) for p in params]
         self.free: list[bool] = free if any(free) else []
         """Which coordinates have no bounds; empty where all have some."""
-        nobody: Any = None  # nothing is drawn where every parameter has a first guess
         fixed = not self.arrays and all(leaf.param.init is not MISSING for leaf in space.leaves)
-        self.guess: list[float] = self.encode(space.initial(nobody)) if fixed else []
-        """The coordinates of the first guess, where it is the same each time."""
+        self.guess: list[float] = [u(p.init) for u, p in zip(self.unit, params, strict=True)] if fixed else []
+        """The coordinates of the first guess, where it is the same each time, also of what that guess does not have."""
         self.widths = self._widths()
+        self._uneven = self._found_uneven()
+        self._even = self.widths.copy()
+        """The widths of cells, where they are all the same."""
+        for columns, _ in self._uneven:
+            self._even[columns] = 0.0
         self.bounded = self._bounds()
         """Which coordinates have bounds; `None` where all have."""
 
@@ -136,6 +143,28 @@ class Latent:
             z[..., self.bounded] = mirror(z[..., self.bounded])
         return z
 
+    def snap(self, z: Vector) -> Vector:
+        """Coordinates of cells where the values in these cells lie, in place."""
+        cells = self._even > 0.0
+        if cells.any():
+            w = self._even[cells]
+            z[..., cells] = (np.floor(np.minimum(z[..., cells], 1 - 1e-12) / w) + 0.5) * w
+        for columns, coordinate in self._uneven:
+            z[..., columns] = coordinate.unit(coordinate.at(z[..., columns]))
+        return z
+
+    def _found_uneven(self) -> list[tuple[slice, Coordinate]]:
+        """Coordinates whose cells are not equally wide, as those of integers on a logarithmic scale."""
+        leaves = self.space.leaves
+        places = [(i, k, k + 1) for k, i in enumerate(self.scalars)] + self.arrays
+        found = []
+        for i, start, end in places:
+            param: Any = leaves[i].param
+            scalar = param.scalar if isinstance(param, Array) else param
+            if isinstance(scalar, SignificantFloat) or (isinstance(scalar, IntGrid) and scalar.log):
+                found.append((slice(start, end), Coordinate(scalar)))
+        return found
+
     def _widths(self) -> Vector:
         widths = np.zeros(self.d)
         widths[: len(self.scalars)] = self.cells
@@ -155,6 +184,29 @@ class Latent:
             if isinstance(param.scalar, Normal):
                 bounded[start:end] = False
         return None if bounded.all() else bounded
+
+
+class Coordinate:
+    """Many values of a number, or of an ordinal choice, at a time."""
+
+    def __init__(self, param: Any) -> None:
+        self.n, self.array = 0, None if isinstance(param, Choice) else Array(param, (1,), param.init)
+        if isinstance(param, Choice):
+            self.n = param.n
+
+    def at(self, z: Vector) -> np.ndarray[Any, Any]:
+        """The values at coordinates from 0 to 1."""
+        return option(z, self.n) if self.array is None else array_at(self.array, z)
+
+    def unit(self, values: np.ndarray[Any, Any]) -> Vector:
+        """The coordinates of values."""
+        return (values + 0.5) / self.n if self.array is None else array_unit(self.array, values)
+
+    def draw(self, size: int, rng: Generator) -> np.ndarray[Any, Any]:
+        """Values from anywhere."""
+        if self.array is not None and isinstance(self.array.scalar, Normal):
+            return self.at(rng.standard_normal(size) / 6.0 + 0.5)
+        return self.at(rng.random(size))
 
 
 def mirror(z: Vector) -> Vector:
@@ -204,3 +256,8 @@ def _cell(param: Any) -> float:
     if isinstance(param, (Grid, Choice)):
         return 1.0 / param.n
     return 0.0
+
+
+def option(u: Vector, n: int) -> np.ndarray[Any, Any]:
+    """One of `n` for each number from 0 to 1."""
+    return np.minimum((u * n).astype(np.int64), n - 1)

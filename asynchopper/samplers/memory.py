@@ -217,7 +217,7 @@ class Memory:
         """What the outcome says about the move that made the trial, its step, and its parent."""
         t, weight = self.tuning, self.weight
         self.tried[move] += weight
-        if loss < -self.sign * state.table.values[parent]:
+        if loss < self._loss(state, parent):
             self.won[move] += weight
             if move != CMA and step > 0:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(self.steps[move] * step))

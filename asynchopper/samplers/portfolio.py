@@ -297,7 +297,7 @@ class PortfolioSampler:
         if space.conditional:
             self._settle(memory, values, rng)
         new = tuple(values)
-        if latent.plain and new == parent.values:
+        if new == parent.values if latent.plain else not (moved or flips):
             new = self._nudge(memory, values, rng)
         return Proposal(new, "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
@@ -359,7 +359,7 @@ class PortfolioSampler:
 
     def _wide(self, memory: Memory, view: View, rng: Generator) -> Proposal:
         latent, elites = memory.latent, memory.elites
-        d, n = latent.d, latent.n
+        d = latent.d
         us = rng.random(8).tolist()
         move = self._pick(memory, us[0])
         parent = self._parent(memory, us[1])
@@ -368,13 +368,15 @@ class PortfolioSampler:
         if move == CMA:
             assert memory.distribution is not None
             z, step = memory.distribution.sample(rng.standard_normal(d)), float(memory.distribution.generation)
-            if view.progress * self._tuning.wide_end > (1.0 - view.progress) * view.state.next_id:
+            run = view.state.run
+            asked = view.state.next_id - (run.base_steps if run is not None else 0)
+            if view.progress * self._tuning.wide_end > (1.0 - view.progress) * asked:
                 near = (
                     0.1 + 0.3 * us[2]
                 )  # the mean is better than what is drawn around it, and a search is its best trial
                 z = memory.distribution.mean + near * (z - memory.distribution.mean)
             origin = elites[min(len(elites) - 1, self._tuning.cma_parent)].row
-            rate = 1.0 / n
+            rate = 0.3 / max(1, len(latent.options))
         elif move == DENSE:
             step = memory.steps[move] * math.exp(0.5 * float(rng.standard_normal()))
             z = parent.vector + np.maximum(step, 0.35 * latent.widths) * rng.standard_normal(d)

@@ -109,6 +109,7 @@ class Proposer:
         self.beside = bool(getattr(sampler, "beside", False))
         """Whether the search may go on while the sampler thinks."""
         self._quick = _LATELY  # candidates that took no time, since the last that did
+        self._begun = False  # the first guess had been asked by somebody before
         self._together: Streams | None = None
         self._fixed = schedule.fixed
         self._counted = 0  # every point of the counting order before this one has been asked
@@ -125,10 +126,11 @@ class Proposer:
 
     def prompt(self, state: State, elapsed: float, progress: float) -> Next | View | None:
         """The next candidate, or `None` when the space is used up. Where it would take milliseconds, what to `think` about."""
-        if self.guesses_used < len(self._guesses) or not state.initial_asked:
+        if self.guesses_used < len(self._guesses) or not (state.initial_asked or self._begun):
             first = self._first(state)
             if first is not None:
                 return first
+            self._begun = True
         schedule = self._schedule
         seeding, temperature = schedule.seeding(state, progress, elapsed), schedule.temperature(progress)
         large = state.space.size >= LARGE
@@ -160,7 +162,7 @@ class Proposer:
 
     def expects(self, state: State, elapsed: float, progress: float) -> View | None:
         """What to think about ahead, before a candidate is wanted, if anything."""
-        if not self.beside or self.guesses_wait or not state.initial_asked:
+        if not self.beside or self.guesses_wait or not (state.initial_asked or self._begun):
             return None
         view = self.view(state, elapsed, progress)
         if view.then.alone:

@@ -51,14 +51,14 @@ class Features:
         """Of each conditional leaf: (its column, its owner's place among the options, the option)."""
         self.usable = all(self.sizes)
         for leaf in space.leaves:
-            if leaf.parent is not None:
-                if leaf.parent[0] not in place:
-                    self.usable = False
-                    continue
-                owner = place[leaf.parent[0]]
+            parent = leaf.parent
+            while parent is not None and parent[0] in latent.still:  # an only option is there whenever its own owner is
+                parent = space.leaves[parent[0]].parent
+            if parent is not None:
+                owner, option = place[parent[0]], parent[1]
                 if leaf.index in place:
-                    self.parents.append((latent.d + place[leaf.index], owner, leaf.parent[1]))
-                self.parents += [(c, owner, leaf.parent[1]) for c in latent.columns(leaf.index)]
+                    self.parents.append((latent.d + place[leaf.index], owner, option))
+                self.parents += [(c, owner, option) for c in latent.columns(leaf.index)]
 
     def of(self, z: Vector, codes: Codes) -> Vector:
         """Features of candidates; a code of -1 is an option that does not exist there."""
@@ -166,7 +166,7 @@ class Screen:
         s = scale * lowest(g, h, radius, low, high)
         to = best.vector.copy()
         to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
-        return self._snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
+        return self.latent.snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
 
     def _running(self, view: View) -> Vector | None:
         few, out = view.running[-_RUNNING:], self._out
@@ -177,15 +177,6 @@ class Screen:
             for id, values in few  # a trial that is shared has got its number only when it is granted
         }
         return self.features.of(*self._points(list(self._out.values())))
-
-    def _snap(self, z: Vector) -> Vector:
-        """Coordinates of cells at the centres of their cells."""
-        widths = self.latent.widths
-        cells = widths > 0
-        if cells.any():
-            w = widths[cells]
-            z[:, cells] = (np.floor(np.minimum(z[:, cells], 1 - 1e-12) / w) + 0.5) * w
-        return z
 
     def _inactive(self, z: Vector, codes: Codes) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which coordinates do not exist; empties the options that do not, in place. Owners come before what they own."""
@@ -253,7 +244,7 @@ class Screen:
             codes = np.where(mix, from_elite, codes)
         if self.features.parents:
             z = self._activate(z, codes, base_codes[chosen], elites, rng)
-        z = self._snap(z)
+        z = self.latent.snap(z)
         if self.features.parents:
             z[self._inactive(z, codes)] = 0.5
         parents = [elites[i] for i in chosen.tolist()]

@@ -28,6 +28,8 @@ _SPACES: dict[str, dict[str, Any]] = {
     "unbounded": {"x": float_(), "y": float_(-1, 1)},
     "nested": {"model": choice({"kind": "svm", "c": float_(0.1, 10, log=True)},
                                {"kind": "tree", "depth": int_(1, 20), "leaf": {"n": int_(1, 9)}}), "seed": int_(0, 3)},
+    "nested in order": {"size": choice([{"a": float_(0, 1)}, {"b": float_(0, 1), "only": choice({"c": int_(0, 9)})}, {"d": 1}],
+                                       ordinal=True), "g": float_(0, 1, init=0.9)},
     "own moves": {"x": custom(sample=lambda rng: float(rng.random())), "y": float_(0, 1)},
     "one point": {"x": choice("only"), "y": int_(3, 3)},
     "wide": {f"x{i}": float_(-5, 5) for i in range(60)},
