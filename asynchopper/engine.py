@@ -19,7 +19,7 @@ from typing import TypeAlias
 from asynchopper.callbacks import Watchers
 from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
-from asynchopper.ledger import Ledger
+from asynchopper.ledger import STILL_S, Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, finish, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
 from asynchopper.policy import Policy
@@ -113,6 +113,7 @@ class Engine:
                 trial.interrupted.set()
             self._timers.append(self._event_loop.call_later(self.grace_s, self.cancel, reason))
             self._cancelled_at = self._timers[-1].when()
+            self._timers.append(self._event_loop.call_later(STILL_S, self.ledger.leave_thought))
             self._wake()
         elif self.phase is Phase.DRAINING:
             again, self.reason = reason == self.reason, reason
@@ -148,6 +149,7 @@ class Engine:
             if not trial._begun:  # a task that is cancelled before its first step never says so itself
                 self._arrived.append((trial, Interrupted()))
         self._timers.append(self._event_loop.call_later(patience_s, self._leave_behind))
+        self._timers.append(self._event_loop.call_later(STILL_S, self.ledger.leave_thought))
         self._wake()
 
     def _leave_behind(self) -> None:

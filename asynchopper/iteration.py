@@ -26,6 +26,7 @@ class Trials(AsyncIterator[Trial]):
         self._begin, self._left = begin, left
         self._arrived: asyncio.Queue[Trial | None] = asyncio.Queue()
         self._run: asyncio.Task[object] | None = None
+        self._raised: BaseException | None = None
         self._over = False
 
     def __aiter__(self) -> Self:
@@ -37,7 +38,7 @@ class Trials(AsyncIterator[Trial]):
         try:
             if self._run is None:
                 put = self._arrived.put_nowait
-                self._run = asyncio.ensure_future(self._begin(put))
+                self._run = asyncio.ensure_future(self._keep_what_it_raises(self._begin(put)))
                 self._run.add_done_callback(lambda _: put(None))
             trial = await self._arrived.get()
             if trial is not None:
@@ -46,10 +47,23 @@ class Trials(AsyncIterator[Trial]):
             if not self._over:
                 self._over = True
                 await self._run
+                if self._raised is not None:
+                    raise self._raised
+        except StopAsyncIteration as e:  # it would end the loop as if all were well
+            raise RuntimeError(f"the objective raised {e!r}") from e
         except BaseException:
             await self.aclose()
             raise
         raise StopAsyncIteration
+
+    async def _keep_what_it_raises(self, run: Coroutine[Any, Any, object]) -> None:
+        """What ends a task like SystemExit stops the loop at once, and never reaches who iterates."""
+        try:
+            await run
+        except asyncio.CancelledError:
+            raise
+        except BaseException as e:
+            self._raised = e
 
     async def aclose(self) -> None:
         """Ends the run. Returns when nothing of it goes on."""

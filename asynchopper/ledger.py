@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, assert_never
 
@@ -22,10 +22,14 @@ from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.base import Next, View
 from asynchopper.state import Asked, Ended, Saved, State, Told
+from asynchopper.thread import OwnThread
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
 from asynchopper.trial import State as TrialState
 from asynchopper.values import from_json, to_json
 
+_log = logging.getLogger("asynchopper")
+
+STILL_S = 0.1  # what a sampler that has the state stand still gets to end, once nobody wants its candidate
 _LAST, _FEW = 32, 4  # evaluations that tell how long the next one takes, and how many are needed for that
 _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
@@ -64,7 +68,7 @@ class Ledger(Host):
         """Whether there was nothing to be had, so that asking again is of no use before something has happened."""
         self._thought: Thought | None = None
         """What comes next, where it takes milliseconds: made in a thread, ahead where that is possible."""
-        self._thinker: ThreadPoolExecutor | None = None
+        self._thinker: OwnThread | None = None
         self._looked_ahead = -1  # for this trial
         self._wake: Callable[[], None] | None = None
         self.before = journal.state.elapsed
@@ -150,9 +154,16 @@ class Ledger(Host):
         return self.proposer.slow and not self.proposer.beside
 
     async def thought(self) -> None:
-        """Returns when no candidate is being made."""
+        """Returns when no candidate is being made, or when nobody waits for it any more."""
         if self._thought is not None and not self._thought.made.done():
             await asyncio.wait([self._thought.made])
+
+    def leave_thought(self) -> None:
+        """Waits no longer for a sampler that has the state stand still, and heeds nothing that it may say yet."""
+        if self._thought is not None and self.still:
+            _log.warning("the sampler is still at work on a candidate; it is left behind")
+            self._thought.made.cancel()
+            self._thought = None
 
     def _think(self, view: View) -> None:
         made = self._begin_thinking(view)
@@ -162,7 +173,7 @@ class Ledger(Host):
 
     def _begin_thinking(self, view: View) -> asyncio.Future[Next | None]:
         if self._thinker is None:
-            self._thinker = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-thinker")
+            self._thinker = OwnThread("asynchopper-thinker", patience_s=1.0)
         view.running  # noqa: B018 - is fixed by looking at it
         return self._event_loop.run_in_executor(self._thinker, self.proposer.think, view)
 
@@ -188,6 +199,9 @@ class Ledger(Host):
             self._think(view)
 
     async def _stop_thinking(self) -> None:
+        if self._thought is not None and self.still:
+            await asyncio.wait([self._thought.made], timeout=STILL_S)
+            self.leave_thought()
         if self._thought is not None:
             await uninterrupted(self._thought.made)
             self._thought = None

@@ -235,15 +235,17 @@ class Search:
             try:
                 cancelled = await closed(self._end(ledger, reason, engine.evaluation.executor))
             finally:
-                if progress is not None:
-                    cancelled |= await closed(progress.finish(reason))
-                watchers.ended(self)
-                if cancelled:
-                    watchers.give_up(engine.grace_s)
                 try:
-                    await watchers.settle()
+                    if progress is not None:
+                        cancelled |= await closed(progress.finish(reason))
+                    watchers.ended(self)
                 finally:
-                    self._engines.remove(engine)
+                    if cancelled:
+                        watchers.give_up(engine.grace_s)
+                    try:
+                        await watchers.settle()
+                    finally:
+                        self._engines.remove(engine)
         if cancelled:
             raise asyncio.CancelledError
 
@@ -256,8 +258,8 @@ class Search:
     ) -> Trials:
         """`run`, handing out each finished trial as it becomes durable. Takes the same words.
 
-        Leaving the loop early cancels what runs, which the next run does again. This search waits for that by itself;
-        before another opens its log, have `contextlib.aclosing` around the iteration.
+        Leaving the loop early cancels what runs, which the next run does again; where a variable holds what this gives, once
+        that is dropped or closed (`contextlib.aclosing`), which is also for whoever wants to open the log next.
         """
         callbacks = words.pop("callbacks", ())
         mine = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
@@ -373,21 +375,23 @@ class Search:
         """
         check_pruner(pruner)
         await self._idle("load into another one, or wait for the run to end")
-        storage = open_storage(path)
-        state = State(self.space, remember=False)
-        await storage.open(readonly=True)
+        storage, state = open_storage(path), State(self.space, remember=False)
+        self._busy = True  # so that no run begins meanwhile
         try:
-            await replay(storage, state)
+            await storage.open(readonly=True)
+            try:
+                await replay(storage, state)
+            finally:
+                await storage.close()
+            if state.header is None:
+                raise StorageError(f"{storage.location} holds no search yet")
+            say_changes(state, storage.location)
+            if pruner is not None:
+                pruner.direction = state.header.direction
+                await aside(restore_pruner, pruner, state)
+            self._journal, self._seed = Journal(state, None), state.header.seed
         finally:
-            await storage.close()
-        if state.header is None:
-            raise StorageError(f"{storage.location} holds no search yet")
-        say_changes(state, storage.location)
-        if pruner is not None:
-            pruner.direction = state.header.direction
-            await aside(restore_pruner, pruner, state)
-        self._journal = Journal(state, None)
-        self._seed = state.header.seed
+            self._busy = False
 
     # -- opening and closing a run
 
@@ -396,8 +400,7 @@ class Search:
         await self._idle("make another Search to run beside it")
         self._busy, self._stopping, self._stopped_early = True, False, False
         self._event_loop = asyncio.get_running_loop()
-        storage = opening.storage
-        executor = evaluation.executor if evaluation is not None else None
+        storage, executor = opening.storage, evaluation.executor if evaluation is not None else None
         held: Storage | None = None  # one that is refused may be another search's, and is not this run's to close
         try:
             if executor is not None and evaluation is not None:

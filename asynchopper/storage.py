@@ -11,7 +11,6 @@ import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from os import PathLike, fspath
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar,
 
 from asynchopper.columns import Column
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
+from asynchopper.thread import OwnThread
 
 Resume: TypeAlias = Literal["auto", "never", "must"]
 Location: TypeAlias = "str | PathLike[str]"
@@ -369,11 +369,11 @@ async def aside(fn: Callable[..., T], *args: Any) -> T:
 
     Not one of anyio's: they wait for their loop to stop them, and keep the interpreter from ending when it never runs again.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="asynchopper-aside")
+    thread = OwnThread("asynchopper-aside", patience_s=1.0)
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, fn, *args)
+        return await asyncio.get_running_loop().run_in_executor(thread, fn, *args)
     finally:
-        pool.shutdown(wait=False)
+        thread.shutdown(wait=False)
 
 
 def check_presence(exists: bool, location: str, resume: Resume, overwrite: bool, readonly: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -471,3 +473,55 @@ async def test_a_scope_that_is_cancelled_waits_for_callbacks_no_longer_than_the_
 
     await asyncio.wait_for(tune(), 10)
     await search.run(Slots(100), steps=8, quiet=True)
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_run_in_a_thread_outlives_the_main_thread(where: str, tmp_path: Path) -> None:
+    script = f"""
+import asyncio, threading
+import asynchopper as ah
+
+begun = threading.Event()
+
+async def objective(params):
+    begun.set()
+    await asyncio.sleep(0.002)
+    return params["x"]
+
+def work():
+    search = ah.Search(x=ah.float(0, 1), y=ah.float(0, 1), seed=1)
+    path = {str(tmp_path / "a.ckpt")!r} if {where!r} == "file" else None
+    asyncio.run(search.run(objective, steps=60, quiet=True, checkpoint_path=path))
+    print(search.outcome.reason, len(search.history))
+
+threading.Thread(target=work).start()
+begun.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "steps 60\n", "")
+
+
+async def test_an_iteration_raises_what_ends_a_program_and_what_would_end_a_loop() -> None:
+    for raised, seen in ((SystemExit(3), SystemExit), (StopAsyncIteration(), RuntimeError)):
+
+        async def objective(params: dict[str, Any], raised: BaseException = raised) -> float:
+            raise raised
+
+        search = ah.Search(x=ah.float(0, 1))
+        with pytest.raises(seen) as caught:
+            async for _ in search.iterate(objective, steps=5, quiet=True):
+                pass
+        assert raised in (caught.value, caught.value.__cause__)
+        assert any("in trial 0" in note for note in raised.__notes__)
+        assert await search.run(lambda p: 1.0, steps=2, quiet=True) is not None
+
+
+async def test_a_callback_that_ends_a_program_leaves_the_search_in_order() -> None:
+    class Last(ah.Callback):
+        def on_end(self, search: ah.Search) -> None:
+            raise SystemExit(3)
+
+    search = ah.Search(x=ah.float(0, 1))
+    with pytest.raises(SystemExit):
+        await search.run(lambda p: 1.0, steps=2, callbacks=Last(), quiet=True)
+    assert not search._engines and not search._busy

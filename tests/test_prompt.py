@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from asynchopper_backends.file import FileStorage
-from asynchopper_backends.thread import LogThread
 
 import asynchopper as ah
 from asynchopper.storage import Done
+from asynchopper.thread import OwnThread
 from tests.processes import told
 
 
@@ -175,7 +175,7 @@ async def test_a_closed_log_refuses_at_once(tmp_path: Path) -> None:
 
 
 def test_the_thread_ends_with_its_owner() -> None:
-    owner = LogThread("asynchopper-test")
+    owner = OwnThread("asynchopper-test")
     assert owner.submit(lambda: threading.current_thread().name).result(10) == "asynchopper-test"
     thread = owner._thread
     del owner
@@ -186,7 +186,7 @@ def test_the_thread_ends_with_its_owner() -> None:
 
 def test_what_it_was_given_is_done_before_it_ends() -> None:
     done: list[int] = []
-    owner = LogThread("asynchopper-test")
+    owner = OwnThread("asynchopper-test")
     for i in range(100):
         owner.do(partial(done.append, i))
     owner.shutdown()
@@ -198,12 +198,12 @@ def test_what_it_was_given_is_done_before_it_ends() -> None:
 def test_an_interpreter_that_ends_lets_it_finish_and_does_not_wait_for_more(tmp_path: Path) -> None:
     code = (
         "import sys, threading\n"
-        "from asynchopper_backends.thread import LogThread\n"
+        "from asynchopper.thread import OwnThread\n"
         "go = threading.Event()\n"
         "def work():\n"
         "    go.wait(10)\n"
         "    open(sys.argv[1], 'w').write('whole')\n"
-        "keep = LogThread('t')\n"
+        "keep = OwnThread('t')\n"
         "keep.do(work)\n"
         "go.set()\n"
     )

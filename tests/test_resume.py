@@ -754,6 +754,20 @@ async def test_loading_into_a_running_search_is_refused(tmp_path: Path) -> None:
     await search.run(objective, steps=1, quiet=True)
 
 
+async def test_no_run_begins_while_a_checkpoint_is_loaded(tmp_path: Path) -> None:
+    await (other := new()).run(score, steps=5, quiet=True)
+    await other.save(tmp_path / "a.ckpt")
+    search = new()
+    loading = asyncio.ensure_future(search.load(tmp_path / "a.ckpt"))
+    await asyncio.sleep(0)
+    with pytest.raises(UsageError, match="this search is running already"):
+        await search.run(score, steps=20, quiet=True)
+    await loading
+    assert len(search.history) == 5
+    await search.run(score, steps=3, quiet=True)
+    assert len(search.history) == 8
+
+
 async def test_a_failed_load_changes_nothing(tmp_path: Path) -> None:
     search = new()
     await search.run(score, steps=5, quiet=True)

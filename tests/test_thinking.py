@@ -265,3 +265,30 @@ async def test_a_large_candidate_is_left_to_the_thread_altogether() -> None:
     state.fold(Asked(0, 1, first.proposal.values, "initial", None, None, first.key))
     assert isinstance(proposer.prompt(state, 0.0, 0.1), View)
     assert sampler._memory is None
+
+
+class SlowAlone(Slow):
+    """The same, with a state that stands still meanwhile."""
+
+    beside = False
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_stop_does_not_wait_for_a_sampler(
+    stored: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler, gate = SlowAlone(held=3), Gate()
+    search = ah.Search(x=ah.float(0, 1))
+    where: Any = {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    run = asyncio.create_task(search.run(gate, steps=14, sampler=sampler, concurrency=4, quiet=True, **where))
+    await asyncio.wait_for(sampler.begun.wait(), BOUND_S)
+    gate.end(0)
+    search.stop()
+    gate.end(1)
+    gate.end(2)
+    try:
+        await asyncio.wait_for(run, BOUND_S)
+    finally:
+        sampler.go.set()
+    assert [t.id for t in search.history] == [0, 1, 2] and "it is left behind" in caplog.text
+    assert search.outcome is not None and search.outcome.reason == "stopped"

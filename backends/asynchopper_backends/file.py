@@ -30,6 +30,7 @@ import aiofiles.os
 from asynchopper.errors import CheckpointCorrupted, CheckpointLocked, StorageError, UsageError
 from asynchopper.records import frame
 from asynchopper.storage import Done, Entry, Lost, PromptStorage, Resume, check_presence, expanded, open_already
+from asynchopper.thread import OwnThread
 from asynchopper_backends.disk import make_directories, sync, sync_directory, write
 from asynchopper_backends.lines import (
     FIELD,
@@ -44,7 +45,6 @@ from asynchopper_backends.lines import (
     holder_said,
     salvage,
 )
-from asynchopper_backends.thread import LogThread
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class FileStorage(PromptStorage):
         self._mark: Watermark | None = None
         self._broken: str | None = None
         self._looked = -math.inf  # when the file's name was last looked at
-        self._thread: LogThread | None = None
+        self._thread: OwnThread | None = None
         self._opening = False
 
     def __del__(self) -> None:
@@ -111,7 +111,7 @@ class FileStorage(PromptStorage):
             raise open_already(self.location)
         self._opening = True
         if self._thread is None:
-            self._thread = LogThread("asynchopper-file")
+            self._thread = OwnThread("asynchopper-file")
         try:
             await self._run(self._open, resume, overwrite, readonly)
         except BaseException:

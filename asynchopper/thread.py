@@ -1,4 +1,4 @@
-"""One thread for one log: it does what it is given, in turn."""
+"""A thread of one's own: it does what it is given, in turn."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _Queue: TypeAlias = "SimpleQueue[Callable[[], object] | None]"
-_PATIENCE_S = 60.0  # what is under way gets when the interpreter ends
 
 
-class LogThread(Executor):
+class OwnThread(Executor):
     """An executor of one thread, which takes plain calls too: without a future on each side, a turn takes half the time.
 
-    It keeps the interpreter from ending for as long as something is under way, and not longer.
+    It keeps the interpreter from ending for as long as something is under way, but no longer than its patience. Those of the
+    standard library end with the main thread, when others may still run a search, and wait for whatever is under way.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, patience_s: float = 60.0) -> None:
         self._queue: _Queue = SimpleQueue()
         self._thread = threading.Thread(target=_work, args=(self._queue,), name=name, daemon=True)
         self._over = False
         self._thread.start()
-        self._at_exit = partial(_end, self._queue, self._thread)
+        self._at_exit = partial(_end, self._queue, self._thread, patience_s)
         atexit.register(self._at_exit)
 
     def do(self, work: Callable[[], object]) -> None:
@@ -72,6 +72,6 @@ def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
             future.set_result(result)
 
 
-def _end(queue: _Queue, thread: threading.Thread) -> None:
+def _end(queue: _Queue, thread: threading.Thread, patience_s: float) -> None:
     queue.put(None)
-    thread.join(_PATIENCE_S)
+    thread.join(patience_s)
