@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from asynchopper.history import History
     from asynchopper.ledger import RunOutcome
     from asynchopper.objective import RunningTrial, current_trial, report, should_prune
-    from asynchopper.samplers import PortfolioSampler, RandomSampler, Sampler, TwoStageSampler
+    from asynchopper.opening import Direction
+    from asynchopper.samplers import PortfolioSampler, Proposal, RandomSampler, Sampler, TwoStageSampler, View
     from asynchopper.search import Search
     from asynchopper.session import Session
     from asynchopper.space import Parameter
@@ -46,11 +47,13 @@ __all__ = [
     "CheckpointCorrupted",
     "CheckpointLocked",
     "CheckpointVersionError",
+    "Direction",
     "History",
     "LeaseLost",
     "ObjectiveError",
     "Parameter",
     "PortfolioSampler",
+    "Proposal",
     "RandomSampler",
     "RunOutcome",
     "RunningTrial",
@@ -65,6 +68,7 @@ __all__ = [
     "TrialTimeout",
     "TwoStageSampler",
     "UsageError",
+    "View",
     "bool",
     "choice",
     "current_trial",
@@ -96,7 +100,8 @@ _HOMES = {
     "history": ["History"],
     "ledger": ["RunOutcome"],
     "objective": ["RunningTrial", "current_trial", "report", "should_prune"],
-    "samplers": ["PortfolioSampler", "RandomSampler", "Sampler", "TwoStageSampler"],
+    "opening": ["Direction"],
+    "samplers": ["PortfolioSampler", "Proposal", "RandomSampler", "Sampler", "TwoStageSampler", "View"],
     "search": ["Search"],
     "session": ["Session"],
     "space": ["Parameter"],

@@ -268,7 +268,7 @@ def _copied(a: Any, n: int) -> np.ndarray[Any, Any]:
 
 
 class History(Sequence[Trial]):
-    """The finished trials in the order they were told, by row or by column. A live view of what is durable.
+    """The finished trials in the order they were told, by row or by column: what was durable when `search.history` was read.
 
     `history[i]` is a `Trial`, `history["lr"]` the column of a parameter (nested ones by path, such as `"model.depth"`).
     The columns have one entry a trial: `values` and `best_values` are NaN where there is none, `pruned` and `failed` are

@@ -36,11 +36,11 @@ _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How the last run ended. `reason` is `steps`, `runtime`, `cost`, `exhausted`, `stopped`, `sigint`, `sigterm` or `error`."""
+    """How the last run ended. `reason` is `steps`, `runtime`, `exhausted`, `stopped`, `sigint`, `sigterm` or `error`."""
 
     reason: str
     trials: int
-    """Trials that finished in this run."""
+    """Trials that finished in this run, those of other workers included."""
     seconds: float
 
 

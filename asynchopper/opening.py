@@ -282,8 +282,9 @@ def _own(sampler: Sampler | None) -> Sampler:
 def check_pruner(pruner: Pruner | None) -> None:
     """Raises `UsageError` for what is no pruner."""
     _check_instance("pruner", pruner)
-    if pruner is not None and not callable(getattr(pruner, "should_prune", None)):
-        raise UsageError(f"pruner= takes a Pruner, got {pruner!r:.80}")
+    needed = ("should_prune", "observe", "state_dict", "load_state_dict")
+    if pruner is not None and (lacking := [name for name in needed if not callable(getattr(pruner, name, None))]):
+        raise UsageError(f"pruner= takes a Pruner, got {pruner!r:.80}, which has no {', '.join(lacking)}")
 
 
 def _check_instance(name: str, given: object) -> None:

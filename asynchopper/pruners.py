@@ -39,9 +39,9 @@ class Pruner(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`; raises `ValueError` for the state of a pruner of other settings."""
 
-    @abstractmethod
     def reset(self) -> None:
-        """Forgets what was folded."""
+        """Forgets what was folded. A pruner without it is to be made anew for each search."""
+        return
 
     @property
     def _sign(self) -> float:
@@ -58,14 +58,16 @@ def _count(given: Any, said: str) -> int:
 class QuantilePruner(Pruner):
     """Prunes what is worse than the `q` quantile of the earlier estimates at the same position.
 
-    `q` is from 0 to 1, or a percentage from 1 to 100. The first `warmup` estimates at a position are never pruned, nor is
-    the last one of a full evaluation.
+    `q` is between 0 and 1, or a percentage above 1 and below 100. The first `warmup` estimates at a
+    position are never pruned, nor is the last one of a full evaluation.
     """
 
     def __init__(self, q: float, warmup: int = 5) -> None:
-        if not isinstance(q, Real) or not 0 < q < 100:
-            raise UsageError(f"QuantilePruner({q!r:.80}): q must be between 0 and 1, or a percentage")
-        self.q: float = float(q / 100 if q >= 1 else q)
+        if not isinstance(q, Real) or not 0 < q < 100 or q == 1:
+            raise UsageError(
+                f"QuantilePruner({q!r:.80}): q must be between 0 and 1, or a percentage above 1 and below 100"
+            )
+        self.q: float = float(q / 100 if q > 1 else q)
         self.warmup: int = _count(warmup, "QuantilePruner(warmup=")
         self.reset()
 

@@ -167,9 +167,9 @@ class Search:
         `timeout` (seconds) cancels one evaluation, which counts as failed; `kwargs` are passed to the objective.
 
         How it searches: `sampler` (by default a portfolio of moves, see the page on how it searches: a few draws from
-        the whole space, for at most `seeding_ratio` of the budget, or for just that long if it is not the usual 0.25, or
-        `seeding_steps`, or `seeding_runtime`; then moves of good candidates, wider ones under a temperature that falls
-        from `start_temperature` to `end_temperature`); `pruner`; `duplicates` (`"reject"` never evaluates a candidate
+        the whole space, at first for at most `seeding_ratio` of the budget, or for just that long if it is not the usual
+        0.25, or `seeding_steps`, or `seeding_runtime`; then moves of good candidates, wider ones under a temperature that
+        falls from `start_temperature` to `end_temperature`); `pruner`; `duplicates` (`"reject"` never evaluates a candidate
         twice, `"reuse"` answers from the history, `"allow"` evaluates again); `ignore_nans` records NaNs instead of
         raising; `on_error="record"` goes on when the objective raises.
 

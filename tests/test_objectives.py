@@ -210,8 +210,8 @@ async def test_a_value_is_anything_that_is_one_number() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (None, "got None instead of a number; return"),
-        ("0.5", r"got '0\.5' of type str, which is not a number"),
+        (None, r"(returned|got) None instead of a number; (return|give) \(or yield\)"),
+        ("0.5", r"(returned|got) '0\.5' of type str, which is not a number"),
         ((1.0, {}), "of type tuple, which is not a number; return one number"),
         ({"loss": 1}, "of type dict, which is not a number; return one number"),
         (np.zeros(3), "not one number"),

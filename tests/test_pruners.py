@@ -204,3 +204,31 @@ async def test_a_search_prunes_what_is_not_worth_going_on_with(make: Any, direct
     assert all(len(t.estimates) == 6 for t in history if t.state == "completed")
     best = max(finished) if direction == "maximize" else min(finished)
     assert search.best_value == best
+
+
+async def test_a_pruner_needs_what_it_is_asked_for_and_no_more() -> None:
+    class Never(ah.pruners.Pruner):
+        def should_prune(self, estimates: Any) -> bool:
+            return False
+
+        def observe(self, trial: ah.Trial) -> None: ...
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    class Half:
+        def should_prune(self, estimates: Any) -> bool:
+            return False
+
+    search = ah.Search({"x": ah.float(-1, 1)}, seed=1)
+    await search.run(lambda p: p["x"], steps=2, pruner=Never(), quiet=True)
+    half: Any = Half()
+    with pytest.raises(UsageError, match="which has no observe, state_dict, load_state_dict"):
+        await search.run(lambda p: p["x"], steps=2, pruner=half, quiet=True)
+
+
+@pytest.mark.parametrize("q", [1, 1.0, True, 0, 100])
+def test_a_quantile_that_could_be_a_percent_or_all_is_refused(q: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1, or a percentage above 1 and below 100"):
+        QuantilePruner(q)

@@ -7,5 +7,6 @@ from asynchopper.samplers.portfolio import PortfolioSampler
 from asynchopper.samplers.proposer import Proposer
 from asynchopper.samplers.random import RandomSampler
 from asynchopper.samplers.two_stage import TwoStageSampler
+from asynchopper.trial import Proposal
 
-__all__ = ["PortfolioSampler", "Proposer", "RandomSampler", "Sampler", "TwoStageSampler", "View"]
+__all__ = ["PortfolioSampler", "Proposal", "Proposer", "RandomSampler", "Sampler", "TwoStageSampler", "View"]
