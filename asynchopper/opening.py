@@ -188,8 +188,9 @@ def check_same_direction(state: State, opening: Opening) -> None:
         said, instead = "saved", "overwrite_checkpoint=True: it has not run yet"
         if has_run(state):
             said, instead = "started", "start a new search"
+        where = "" if opening.storage is None else f"{opening.storage.location}: "
         raise StudyMismatch(
-            f"this search was {said} to {header.direction}, and now it is asked to {opening.direction}; "
+            f"{where}this search was {said} to {header.direction}, and now it is asked to {opening.direction}; "
             f"use the same direction, or {instead}"
         )
 

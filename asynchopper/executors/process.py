@@ -176,7 +176,10 @@ class _Worker:
             ) from e
         if word != "ready":
             self._ended("")
-            raise UsageError(f"a worker process cannot take the objective: {value}")
+            raise UsageError(
+                f"a worker process cannot take the objective: {value}; put the function into a module (a .py file), import it "
+                "from there, and start the search under `if __name__ == '__main__':`"
+            )
         self._ready = True
 
     def evaluate(self, trial: RunningTrial) -> Any:

@@ -52,7 +52,7 @@ class RedisStorage(RedisLog):
             self._epoch = reply[1] if reply[0] == b"ok" else b""
             if self._epoch and reply[3]:
                 raise CheckpointLocked(
-                    f"{self.location} has {reply[3]} workers; it is not replaced while they are at work"
+                    f"{self.location} is in use by {reply[3]} worker{'s'[: reply[3] > 1]}; it is not replaced meanwhile"
                 )
             self._state, self._overwrite = "worker", overwrite
             return Joined(0, 0, 0, True, 0, 0.0)
