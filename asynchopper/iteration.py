@@ -26,7 +26,6 @@ class Trials(AsyncIterator[Trial]):
         self._begin, self._left = begin, left
         self._arrived: asyncio.Queue[Trial | None] = asyncio.Queue()
         self._run: asyncio.Task[object] | None = None
-        self._raised: list[BaseException] = []
         self._over = False
 
     def __aiter__(self) -> Self:
@@ -38,7 +37,7 @@ class Trials(AsyncIterator[Trial]):
         try:
             if self._run is None:
                 put = self._arrived.put_nowait
-                self._run = asyncio.ensure_future(_kept(self._begin(put), self._raised))
+                self._run = asyncio.ensure_future(self._begin(put))
                 self._run.add_done_callback(lambda _: put(None))
             trial = await self._arrived.get()
             if trial is not None:
@@ -47,10 +46,8 @@ class Trials(AsyncIterator[Trial]):
             if not self._over:
                 self._over = True
                 await self._run
-                if self._raised:
-                    raise self._raised[0]
         except StopAsyncIteration as e:  # it would end the loop as if all were well
-            raise RuntimeError(f"the objective raised {e!r}") from e
+            raise RuntimeError(f"the run raised {e!r}") from e
         except BaseException:
             await self.aclose()
             raise
@@ -70,16 +67,3 @@ class Trials(AsyncIterator[Trial]):
             self._left(run)
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 run.get_loop().call_soon_threadsafe(run.cancel)
-
-
-async def _kept(run: Coroutine[Any, Any, object], raised: list[BaseException]) -> None:
-    """Puts aside what a run raises: what ends a task like SystemExit stops the loop, and would not reach who iterates.
-
-    Holds no iteration, so that one that nobody holds any more ends.
-    """
-    try:
-        await run
-    except asyncio.CancelledError:
-        raise
-    except BaseException as e:
-        raised.append(e)

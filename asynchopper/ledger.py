@@ -161,7 +161,9 @@ class Ledger(Host):
     def leave_thought(self) -> None:
         """Waits no longer for a sampler that has the state stand still, and heeds nothing that it may say yet."""
         if self._thought is not None and self.still:
-            _log.warning("the sampler is still at work on a candidate; it is left behind")
+            _log.warning(
+                "the sampler is still at work on a candidate; it is left behind, and not to be used again meanwhile"
+            )
             self._thought.made.cancel()
             self._thought = None
 
@@ -373,13 +375,13 @@ def _small(state: Any) -> Any:
 def restore_pruner(pruner: Pruner, state: State) -> None:
     """Brings a pruner to where the history is: from its own saved state where that fits, the rest by replay."""
     start = 0
-    if callable(forget := getattr(pruner, "reset", None)):  # what it has seen of another search
-        forget()
+    forget = getattr(pruner, "reset", None) or (lambda: None)  # what it has seen of another search
+    forget()
     if state.pruner is not None and state.pruner.name == type(pruner).__name__:
         try:
             pruner.load_state_dict(state.pruner.data)
             start = state.pruner_row
         except (ValueError, KeyError, TypeError):  # of other settings, or of another version
-            pruner.reset()
+            forget()
     for row in range(start, state.told):
         pruner.observe(state.table.trial(row))

@@ -40,7 +40,7 @@ class Pruner(ABC):
         """The inverse of `state_dict`; raises `ValueError` for the state of a pruner of other settings."""
 
     def reset(self) -> None:
-        """Forgets what was folded. A pruner without it is to be made anew for each search."""
+        """Forgets what was folded. A pruner without it is to be made anew for each run."""
         return
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -206,7 +207,7 @@ async def test_a_search_prunes_what_is_not_worth_going_on_with(make: Any, direct
     assert search.best_value == best
 
 
-async def test_a_pruner_needs_what_it_is_asked_for_and_no_more() -> None:
+async def test_a_pruner_needs_what_it_is_asked_for_and_no_more(tmp_path: Path) -> None:
     class Never(ah.pruners.Pruner):
         def should_prune(self, estimates: Any) -> bool:
             return False
@@ -221,9 +222,19 @@ async def test_a_pruner_needs_what_it_is_asked_for_and_no_more() -> None:
         def should_prune(self, estimates: Any) -> bool:
             return False
 
+    class Duck(Half):  # without reset, and with another one's state
+        def observe(self, trial: ah.Trial) -> None: ...
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise ValueError
+
     search = ah.Search({"x": ah.float(-1, 1)}, seed=1)
     await search.run(lambda p: p["x"], steps=2, pruner=Never(), quiet=True)
-    half: Any = Half()
+    half, duck = cast("Any", Half()), cast("Any", Duck())
+    await search.save(tmp_path / "a.ckpt", duck)
+    await search.load(tmp_path / "a.ckpt", duck)
     with pytest.raises(UsageError, match="which has no observe, state_dict, load_state_dict"):
         await search.run(lambda p: p["x"], steps=2, pruner=half, quiet=True)
 

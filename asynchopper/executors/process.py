@@ -184,8 +184,11 @@ class _Worker:
 
     def evaluate(self, trial: RunningTrial) -> Any:
         """Drives one evaluation to its end."""
+        given = ForkingPickler.dumps(
+            (trial.id, trial.attempt, trial.params, trial.restored, trial.interrupted.is_set())
+        )
         try:
-            self._pipe.send((trial.id, trial.attempt, trial.params, trial.restored, trial.interrupted.is_set()))
+            self._pipe.send_bytes(given)
             while True:
                 word, value = self._hear()
                 if word in ("done", "error"):

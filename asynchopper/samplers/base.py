@@ -107,7 +107,8 @@ class Sampler(Protocol):
     still until it returns. With `beside = True` and `expects(view, rng)`, which says whether `prompt` will give none, the
     search goes on meanwhile, and candidates are made ahead. Such a sampler looks only at the first `view.then.known` trials
     and at `view.running`, since all else changes beside it. One that learns from results may have `learn(state, rows)`,
-    which is called in a thread before a run begins on a history, with more and more rows.
+    which is called in a thread before a run begins on a history, with more and more rows. A stop does not wait for a sampler
+    that has the search stand still: what it is at work on is dropped, and what it looks at changes.
     """
 
     def propose(self, view: View, rng: Generator) -> Proposal: ...

@@ -14,7 +14,7 @@ from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Screen
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SPARSE, Tuning
-from asynchopper.space import Generator
+from asynchopper.space import Generator, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 
@@ -297,7 +297,7 @@ class PortfolioSampler:
         if space.conditional:
             self._settle(memory, values, rng)
         new = tuple(values)
-        if new == parent.values if latent.plain else not (moved or flips):
+        if new == parent.values if latent.plain else _same(space, new, parent.values):
             new = self._nudge(memory, values, rng)
         return Proposal(new, "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
@@ -419,3 +419,11 @@ class PortfolioSampler:
         if not mask.any():
             mask[int(rng.integers(d))] = True
         return mask
+
+
+def _same(space: Space, a: Values, b: Values) -> bool:
+    """Whether two candidates are the same, where `==` does not tell."""
+    return all(
+        x is y or (x is not None and y is not None and leaf.same(x, y))
+        for leaf, x, y in zip(space.leaves, a, b, strict=True)
+    )

@@ -2,8 +2,8 @@
 -- taken. The reply is an array that begins with a word: "ok", or what is wrong. A transition checks everything before it
 -- writes anything, since the server does not undo what a script had written when it fails.
 --
--- meta   hash: the layout, how many workers there ever were, and in one packed field (FORM) all that is counted, with the
---        epoch that says whether these keys are the ones that a worker knew
+-- meta   hash: the layout, how many workers there ever were, the present budget, and in one packed field (FORM) all that is
+--        counted, with the epoch that says whether these keys are the ones that a worker knew
 -- log    stream: record n has the id (n + 1)-(microseconds when it was written), so that two histories never share an id
 -- out    hash: trial -> "attempt n worker", n being the record by which it was last asked
 -- free   zset: those of `out` that nobody evaluates any more, by trial
@@ -35,6 +35,7 @@ local function load()
   m = {seq = seq, told = told, next = next_id, out = n_out, free = n_free, limit = limit, runs = runs, ended = ended,
     clock = clock, tick = tick, plain = plain, till = till, first = first, live = live, last = last, epoch = epoch,
     owner = owner}
+  if seq == 0 and till <= now and call('EXISTS', log) > 0 then return 'torn' end -- whoever was to replace it is gone
 end
 
 local function store()
@@ -241,10 +242,14 @@ if name == 'turn' then -- which is said far more often than the rest, and so not
   return turn()
 end
 
-local function fresh(epoch)
-  call('DEL', meta, log, out, free, alive, ops)
+local function blank(epoch)
   m = {seq = 0, told = 0, next = 0, out = 0, free = 0, limit = -1, runs = 0, ended = 0, clock = 0, tick = now, plain = 0,
     till = 0, first = 0, live = 0, last = '', epoch = epoch, owner = '', fresh = true}
+end
+
+local function fresh(epoch)
+  call('DEL', meta, log, out, free, alive, ops)
+  blank(epoch)
 end
 
 local function whole()
@@ -294,25 +299,25 @@ function act.join()
   return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain, m.ended}
 end
 
--- (worker, lease, epoch, replace, limit, n, n x record): a new search, with its first worker.
+-- (worker, lease, epoch, replace, limit, budget, n, n x record): a new search, with its first worker.
 function act.create(absent)
-  local worker, lease, epoch, replace, limit = arg(), number(), arg(), arg(), number()
+  local worker, lease, epoch, replace, limit, budget = arg(), number(), arg(), arg(), number(), arg()
   if not absent and m.seq > 0 then
     if m.epoch == epoch then -- said again; others may have written meanwhile
       local records = number()
       return {'ok', now, m.clock, call('XRANGE', log, records, records)[1][1]}
     end
     if replace ~= '1' then return {'exists'} end
-  end
-  for _, other in ipairs(call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')) do
-    if other ~= worker then return {'locked', other} end
+    for _, other in ipairs(call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')) do
+      if other ~= worker then return {'locked', other} end
+    end
   end
   if not absent and held() then return {'locked', m.owner} end
   fresh(epoch)
   local records = number()
   for i = 1, records do add(arg()) end
   m.limit, m.runs, m.plain = limit, 1, records > 2 and 1 or 0 -- more than a header and a run has to be counted
-  call('HSET', meta, 'workers', 1)
+  call('HSET', meta, 'workers', 1, 'budget', budget)
   renew(worker, lease)
   store()
   return {'ok', now, m.clock, m.last}
@@ -336,10 +341,10 @@ function act.index()
   return {'ok'}
 end
 
--- (worker, epoch, seen, most, lease, runs, limit, record): a run begins, unless one has begun or ended meanwhile.
+-- (worker, epoch, seen, most, lease, runs, limit, budget, record): a run begins, unless one has begun or ended meanwhile.
 function act.run()
   local worker, epoch, seen, most, lease = arg(), arg(), arg(), number(), number()
-  local runs, limit, record = number(), number(), arg()
+  local runs, limit, budget, record = number(), number(), arg(), arg()
   if m.epoch ~= epoch then return {'epoch'} end
   local entries, wrong = news(seen, most)
   if wrong then return {wrong, tostring(m.seq)} end
@@ -350,7 +355,10 @@ function act.run()
   if m.runs == runs then
     verdict = '1'
     add(record)
-    local another = m.ended % 2 == 1 and 1 or m.limit ~= limit and 2 or 0 -- odd between a budget's end and the next one
+    local before = call('HGET', meta, 'budget') or budget
+    call('HSET', meta, 'budget', budget)
+    local other = m.limit ~= limit or before ~= budget
+    local another = m.ended % 2 == 1 and 1 or other and 2 or 0 -- odd between a budget's end and the next one
     m.limit, m.runs, m.ended = limit, m.runs + 1, m.ended + another
   end
   store()
@@ -394,7 +402,7 @@ function act.lock(absent)
   local owner, lease, dead = arg(), number(), arg()
   local buried = {}
   for i = 1, number() do buried[i] = arg() end
-  if absent then fresh('') else
+  if absent then blank('') else -- what is left of a search in pieces stays until something is written
     if m.owner == dead then m.owner = '' end
     if held() and m.owner ~= owner then return {'locked', m.owner} end
     bury(buried)
@@ -422,7 +430,7 @@ end
 function act.unlock()
   if m.owner ~= arg() then return {'ok'} end
   m.owner, m.till = '', 0
-  if m.seq == 0 then call('DEL', meta, log, out, free, alive, ops) else store() end
+  if m.seq == 0 then call('DEL', meta) else store() end
   return {'ok'}
 end
 

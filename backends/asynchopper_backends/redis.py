@@ -14,6 +14,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import orjson
+
 from asynchopper.errors import CheckpointLocked, StorageError
 from asynchopper.storage import Ask, Entry, Grant, Joined, Refusal, Reply, Resume, Tell, check_presence
 from asynchopper_backends.redis_label import label
@@ -65,7 +67,7 @@ class RedisStorage(RedisLog):
 
     async def create(self, records: Sequence[bytes], limit: int | None) -> bool:
         link, epoch = self._worker(), secrets.token_hex(8).encode()
-        words = (b"create", self._me, self._lease_ms, epoch, int(self._overwrite), _limit(limit))
+        words = (b"create", self._me, self._lease_ms, epoch, int(self._overwrite), _limit(limit), _budget(records[-1]))
         reply = await self._wholly(functools.partial(self._committed, *words, len(records), *records))
         if reply[0] == b"exists":
             await self._anew(link)
@@ -99,8 +101,8 @@ class RedisStorage(RedisLog):
     async def _begin(self, run: bytes, limit: int | None, runs: int) -> Reply:
         news: list[Entry] = []
         while True:
-            words = (b"run", self._me, self._epoch, self._last, _NEWS, self._lease_ms, runs, _limit(limit), run)
-            reply = await self._committed(*words)
+            words = (b"run", self._me, self._epoch, self._last, _NEWS, self._lease_ms, runs, _limit(limit))
+            reply = await self._committed(*words, _budget(run), run)
             if reply[0] == b"behind":
                 self._behind(reply, news)
                 continue
@@ -291,3 +293,8 @@ class RedisStorage(RedisLog):
 
 def _limit(limit: int | None) -> int:
     return -1 if limit is None else limit
+
+
+def _budget(run: bytes) -> bytes:
+    """What tells the budget of a run from another one."""
+    return orjson.dumps(orjson.loads(run).get("budget"), option=orjson.OPT_SORT_KEYS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asynchopper_backends.redis import RedisStorage
 
 import asynchopper as ah
 from asynchopper.errors import StorageError, StudyMismatch
@@ -313,6 +314,9 @@ async def test_a_search_in_pieces_can_be_mended_and_replaced(
     url = await broken()
     with pytest.raises(StorageError, match="the server has lost results"):
         await ah.Search(SPACE).run(lambda p: 1.0, steps=3, checkpoint_path=url, quiet=True)
+    for storage in (RedisStorage(server.url(name, workers=1)), RedisStorage(url)):
+        await storage.open(overwrite=True)  # and then it comes to nothing
+        await storage.close()
     report = await repair(url, tmp_path / "mended.ckpt")
     assert report.state.told == 8
     await (other := ah.Search(SPACE)).run(lambda p: 1.0, steps=3, quiet=True)
@@ -392,6 +396,23 @@ async def test_who_comes_back_to_a_larger_budget_says_nothing_of_its_end(server:
         assert "ended" not in [r["kind"] for r in log_of(server, name)]
         await finished(others)
     assert len([r for r in log_of(server, name) if r["kind"] == "told"]) == 6
+
+
+async def test_who_comes_back_to_a_longer_time_does_not_end_it(server: Server, name: str) -> None:
+    url = server.url(name)
+    late = ah.Search(SPACE, seed=1).session(runtime=0.3, checkpoint_path=url)
+    await late.__aenter__()
+    assert await late.ask() is not None
+    forgotten(server, name)
+    async with ah.Search(SPACE, seed=1).session(runtime=100, checkpoint_path=url) as others:
+        assert await others.ask() is not None
+        assert await late.ask() is not None  # it is heard again
+    while await late.ask() is not None:
+        await asyncio.sleep(0.01)
+    await late.__aexit__(None, None, None)
+    assert "runtime" not in [r.get("reason") for r in log_of(server, name)]
+    async with ah.Search(SPACE).session(runtime=100, checkpoint_path=url) as third:
+        assert await third.ask() is not None
 
 
 async def test_what_was_given_back_is_anyones_also_when_its_worker_comes_back(server: Server, name: str) -> None:
