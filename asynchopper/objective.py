@@ -223,15 +223,11 @@ def to_number(value: Any, where: str = "the objective") -> float:
     """A float of anything that is one number; raises `ObjectiveError` that says what to write instead."""
     if type(value) is float:
         return value
-    own = where == "the objective"
-    verb = "returned" if own else "got"
     if value is None:
-        instead = (
-            "return (or yield) the value to optimize, or raise TrialPruned to give up"
-            if own
-            else "give (or yield) it the value"
-        )
-        raise ObjectiveError(f"{where} {verb} None instead of a number; {instead}")
+        instead = "give (or yield) it the value"
+        if where == "the objective":
+            instead = "return (or yield) the value to optimize, or raise TrialPruned to give up"
+        raise ObjectiveError(f"{_got(where)} None instead of a number; {instead}")
     if not isinstance(value, (str, bytes, bytearray, complex)) and (
         hasattr(value, "__float__") or hasattr(value, "__index__")
     ):
@@ -239,9 +235,13 @@ def to_number(value: Any, where: str = "the objective") -> float:
             # NumPy has no float of an array of one entry
             return float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as e:
-            raise ObjectiveError(f"{where} {verb} {value!r:.80}, which is not one number: {e}") from None
+            raise ObjectiveError(f"{_got(where)} {value!r:.80}, which is not one number: {e}") from None
     hint = "; return one number, and keep the rest elsewhere" if isinstance(value, (tuple, list, dict)) else ""
-    raise ObjectiveError(f"{where} {verb} {value!r:.80} of type {type(value).__name__}, which is not a number{hint}")
+    raise ObjectiveError(f"{_got(where)} {value!r:.80} of type {type(value).__name__}, which is not a number{hint}")
+
+
+def _got(where: str) -> str:
+    return f"{where} {'returned' if where == 'the objective' else 'got'}"
 
 
 def to_cost(value: Any, where: str) -> float:

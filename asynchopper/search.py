@@ -204,9 +204,11 @@ class Search:
         watchers = Watchers(callbacks)
         engine = Engine(await self._begin(opening, evaluation), evaluation, watchers, policy)
         signals = Signals(lambda number: engine.stop(signal.Signals(number).name.lower()))
+        self._engines.append(engine)
         try:
             await self._evaluate(engine, quiet, signals.enter if handle_signals else None)
         finally:
+            self._engines.remove(engine)
             for hand_over in signals.leave():
                 hand_over()
         return self.best
@@ -216,7 +218,6 @@ class Search:
         ledger, watchers = engine.ledger, engine.watchers
         progress: Progress | None = None
         reason, cancelled = "error", False
-        self._engines.append(engine)
         try:
             if listen is not None:
                 listen()
@@ -242,10 +243,7 @@ class Search:
                 finally:
                     if cancelled:
                         watchers.give_up(engine.grace_s)
-                    try:
-                        await watchers.settle()
-                    finally:
-                        self._engines.remove(engine)
+                    await watchers.settle()
         if cancelled:
             raise asyncio.CancelledError
 

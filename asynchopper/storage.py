@@ -417,7 +417,7 @@ def open_storage(location: Location | Storage) -> Storage:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)", text)
     if match and match[2]:
         return _backend(match[1].lower()).from_url(text)
-    if match and match[1].lower() in _schemes():
+    if match and match[1].lower() in _backends():
         raise UsageError(f"{text}: a URL begins with {match[1]}://; a Path loses a slash, so give a str")
     try:
         directory = text.endswith(("/", "\\")) or expanded(text).is_dir()
@@ -428,23 +428,22 @@ def open_storage(location: Location | Storage) -> Storage:
 
 @functools.cache  # looking through all that is installed takes milliseconds; what is not found is looked for again
 def _backend(scheme: str) -> type[Storage]:
+    point = _backends().get(scheme)
+    if point is None:
+        raise UsageError(f"there is no backend for {scheme}://; installed are: {', '.join(sorted(_backends()))}")
+    try:
+        backend = point.load()
+    except ImportError as e:
+        own = re.match(r"asynchopper_backends\.([a-z]+)", point.value)
+        advice = f"try: pip install 'asynchopper[{own[1]}]'" if own else "install what it needs"
+        raise UsageError(f"the {scheme} backend needs a package that is not installed ({e}); {advice}") from e
+    if not (isinstance(backend, type) and issubclass(backend, Storage)):
+        raise UsageError(f"the entry point {point.value} for {scheme}:// is not a Storage")
+    return backend
+
+
+def _backends() -> dict[str, Any]:
+    """The entry points of all that is installed, by scheme; of two for the same one the first."""
     from importlib.metadata import entry_points
 
-    for point in entry_points(group="asynchopper.backends"):
-        if point.name == scheme:
-            try:
-                backend = point.load()
-            except ImportError as e:
-                own = re.match(r"asynchopper_backends\.([a-z]+)", point.value)
-                advice = f"try: pip install 'asynchopper[{own[1]}]'" if own else "install what it needs"
-                raise UsageError(f"the {scheme} backend needs a package that is not installed ({e}); {advice}") from e
-            if not (isinstance(backend, type) and issubclass(backend, Storage)):
-                raise UsageError(f"the entry point {point.value} for {scheme}:// is not a Storage")
-            return backend
-    raise UsageError(f"there is no backend for {scheme}://; installed are: {', '.join(_schemes())}")
-
-
-def _schemes() -> list[str]:
-    from importlib.metadata import entry_points
-
-    return sorted({point.name for point in entry_points(group="asynchopper.backends")})
+    return {point.name: point for point in reversed(tuple(entry_points(group="asynchopper.backends")))}

@@ -403,7 +403,6 @@ class OnceBroken(ah.pruners.Pruner):
         return False
 
     def observe(self, trial: ah.Trial) -> None: ...
-    def reset(self) -> None: ...
     def state_dict(self) -> dict[str, Any]:
         return {}
 

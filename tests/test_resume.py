@@ -569,7 +569,8 @@ async def test_a_resumed_search_keeps_its_own_seed_and_says_so(where: str, caplo
 async def test_resume_never_refuses_a_checkpoint_that_is_there(where: str) -> None:
     await new().run(score, steps=5, checkpoint_path=where, resume="never", quiet=True)
     with pytest.raises(
-        StorageError, match=r"there is a checkpoint at .* already; continue it with resume='auto', replace it with"
+        StorageError,
+        match=r"there is a checkpoint at .* already; continue it with resume='auto', replace it with overwrite_",
     ):
         await new().run(score, steps=5, checkpoint_path=where, resume="never", quiet=True)
     search = new()

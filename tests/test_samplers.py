@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from array import array
 from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -755,12 +756,8 @@ async def test_results_that_come_quickly_after_a_descent_has_ended_are_no_obstac
         path = tmp_path / f"{seed}.ckpt"
         search = ah.Search({f"x{i}": ah.float(-5, 5) for i in range(3)}, seed=seed)
         for steps in (150, 3000):
-            await search.run(bowl, "min", steps=steps, checkpoint_path=path, quiet=True)
+            await search.run(sphere_async, "min", steps=steps, checkpoint_path=path, quiet=True)
         assert len(search.history) == 3150
-
-
-async def bowl(params: dict[str, Any]) -> float:
-    return float(sum(v * v for v in params.values()))
 
 
 @pytest.mark.parametrize("more", [{}, {"n": ah.int(0, 2)}, {"b": ah.bool()}], ids=["alone", "an integer", "an option"])
@@ -830,31 +827,22 @@ def test_a_low_temperature_is_a_low_one_by_the_block() -> None:
 
 async def test_a_budget_in_time_looks_at_evaluations_of_its_own_only() -> None:
     search = ah.Search(NUMBERS, seed=1)
-
-    async def slow(params: dict[str, Any]) -> float:
-        await asyncio.sleep(0.3)
-        return sphere(params)
-
-    await search.run(slow, "min", steps=8, concurrency=8, quiet=True)
+    await search.run(sphere_async, "min", steps=8, quiet=True)
+    search._journal.state.table.seconds[:] = array("d", [0.3] * 8)  # as if they had taken so long
     await search.run(sphere_async, "min", runtime=0.2, quiet=True)
     assert search.outcome is not None and search.outcome.trials > 10
 
 
 async def test_what_was_interrupted_is_not_begun_again_without_the_time_for_it(tmp_path: Path) -> None:
-    begun: list[int] = []
-
-    async def slow(params: dict[str, Any]) -> float:
-        begun.append(1)
-        if len(begun) == 9:  # less time is left then than an evaluation takes
-            asyncio.get_running_loop().call_later(0.6, run.cancel)
-        await asyncio.sleep(0.8)
-        return sphere(params)
-
-    words: Any = {"concurrency": 4, "checkpoint_path": tmp_path / "a.ckpt", "quiet": True}
-    run = asyncio.ensure_future(ah.Search(NUMBERS, seed=1).run(slow, "min", runtime=2.8, **words))
-    await asyncio.wait([run])
-    begun.clear()
-    again = ah.Search(NUMBERS, seed=1)
-    await again.run(slow, "min", runtime=2.8, **words)
-    assert not begun and len(again.history) == 8
-    assert again.outcome is not None and again.outcome.reason == "runtime"
+    words: Any = {"runtime": 60.0, "checkpoint_path": tmp_path / "a.ckpt"}
+    async with ah.Search(NUMBERS, seed=1).session("min", **words) as session:
+        for value in range(8):
+            trial = await session.ask()
+            assert trial is not None
+            trial.started -= 20.0  # as if it had taken so long
+            await session.tell(trial, value)
+        assert await session.ask() is not None  # and is not told
+        session._open()._began -= 50.0  # so long ago
+    async with (again := ah.Search(NUMBERS, seed=1)).session("min", **words) as session:
+        assert await session.ask() is None
+        assert len(again.history) == 8 and session._open().dry == "runtime"

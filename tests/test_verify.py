@@ -133,6 +133,7 @@ def test_what_cannot_be_mended_is_not_offered_to_be(
     for name in ("list.txt", "headless.ckpt"):
         status, out, _ = command(capsys, "verify", tmp_path / name)
         assert status == 2 and "this is not a record of asynchopper's" in out and "asynchopper repair" not in out
+    assert "record 0 is missing" in out
 
 
 def test_names_that_cannot_be_opened_leave_the_others_readable(

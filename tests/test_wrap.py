@@ -152,7 +152,7 @@ async def test_what_the_objective_raises_is_the_callers() -> None:
 
 
 async def test_a_repetition_without_a_number_is_refused() -> None:
-    with pytest.raises(ah.ObjectiveError, match="returned None instead of a number"):
+    with pytest.raises(ah.ObjectiveError, match="the objective returned None instead of a number"):
         await run(ah.wrap_n_times(lambda params: None, 2))
 
 

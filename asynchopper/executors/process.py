@@ -175,7 +175,7 @@ class _Worker:
                 "search under `if __name__ == '__main__':`, since workers import the script"
             ) from e
         if word != "ready":
-            self._ended("")
+            self._finish()
             raise UsageError(
                 f"a worker process cannot take the objective: {value}; put the function into a module (a .py file), import it "
                 "from there, and start the search under `if __name__ == '__main__':`"
@@ -197,7 +197,7 @@ class _Worker:
         except (EOFError, OSError) as e:
             raise self._ended(f"while it evaluated trial {trial.id}") from e
         except BaseException:
-            self._ended("")  # what it says next would be taken for another trial's
+            self._finish()  # what it says next would be taken for another trial's
             raise
         if word == "error":
             raise value
@@ -226,19 +226,23 @@ class _Worker:
 
     def _reply(self, word: str, value: Any) -> None:
         try:
-            self._pipe.send((word, value))
-        except OSError:
-            raise
+            answer = ForkingPickler.dumps((word, value))
         except Exception:  # an error that cannot travel
-            self._pipe.send((word, ObjectiveError(f"the search answered {printed(value)}")))
+            answer = ForkingPickler.dumps((word, ObjectiveError(f"the search answered {printed(value)}")))
+        self._pipe.send_bytes(answer)
 
-    def _ended(self, when: str) -> BaseException:
-        """What to raise when the process has ended, which it is made sure of."""
+    def _finish(self) -> SpawnProcess:
+        """Makes sure that the process has ended, and lets go of it."""
         process = self.process
         assert process is not None and process.pid is not None
         self._end(process.pid)
         process.join()
         self.close()
+        return process
+
+    def _ended(self, when: str) -> BaseException:
+        """What to raise when the process has ended, which it is made sure of."""
+        process = self._finish()
         if self._killed:
             return asyncio.CancelledError()
         code = process.exitcode or 0

@@ -124,9 +124,7 @@ class Distribution:
         try:
             self.root = np.asarray(np.linalg.cholesky(self.cov), np.float64)
             self.unroot = np.asarray(np.linalg.inv(self.root), np.float64)
-        except (
-            np.linalg.LinAlgError
-        ):  # without bounds it may get longer in one direction than floats can tell from the others
+        except np.linalg.LinAlgError:  # without bounds, one direction may outgrow what floats can tell of the others
             self._round()
             return
         self.step *= math.exp(min(1.0, self.cs / self.ds * (length / self.chi - 1)))  # eq. 44

@@ -18,7 +18,7 @@ from asynchopper.trial import Values
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Coordinate", "Latent", "Vector", "array_at", "array_unit", "mirror", "option", "reflect"]
+__all__ = ["Coordinate", "Latent", "Vector", "mirror", "option", "reflect"]
 
 _NARROW = 48  # coordinates; up to here a list of floats is faster than an array
 _FARTHEST = 1e50  # where there are no bounds: the sixth power of a distance is a float still

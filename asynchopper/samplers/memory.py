@@ -148,10 +148,8 @@ class Memory:
             self._take_in(state, min(stop, end))
             if self.rows == stop:  # looked at only here, so that it is a fold as well
                 pace = (elapsed[stop - 1] - elapsed[stop - _PACED]) / _PACED
-                many = (
-                    self._blocks and stop >= t.block_after and bool(self.elites)
-                )  # none are where a descent has just begun
-                self.swift = many and 0.0 < pace < t.block_pace
+                led = bool(self.elites)  # by nobody, where a descent has just begun
+                self.swift = self._blocks and led and stop >= t.block_after and 0.0 < pace < t.block_pace
                 self.until = stop + (t.granule(stop) if self.swift else _PACED)
         self.due = self.until if self.swift else self.rows + 1
 

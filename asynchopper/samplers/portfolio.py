@@ -423,7 +423,4 @@ class PortfolioSampler:
 
 def _same(space: Space, a: Values, b: Values) -> bool:
     """Whether two candidates are the same, where `==` does not tell."""
-    return all(
-        x is y or (x is not None and y is not None and leaf.same(x, y))
-        for leaf, x, y in zip(space.leaves, a, b, strict=True)
-    )
+    return all(leaf.same(x, y) for leaf, x, y in zip(space.leaves, a, b, strict=True))
