@@ -17,7 +17,7 @@ from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.history import COMPLETED, NAN, PRUNED
 from asynchopper.journal import Journal
-from asynchopper.objective import Host, RunningTrial, printed
+from asynchopper.objective import Event, Host, RunningTrial, printed
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.base import Next, View
@@ -76,6 +76,8 @@ class Ledger(Host):
         self._event_loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.observed = journal.head.rows
         """How many finished trials the pruner has seen."""
+        self.stopping = Event()
+        """Set when the search is being stopped, or a session ends; the trials of a session have it for their own."""
 
     def elapsed(self) -> float:
         """Seconds that the search's runs have taken, this one included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
 import math
@@ -40,27 +41,34 @@ _DONE = _Done()
 
 
 class Event:
-    """Set once. `is_set` from anywhere, `wait` from the event loop."""
+    """Set once. `is_set` from anywhere, `wait` from any event loop."""
 
-    def __init__(self, flag: Any = None) -> None:
-        self._flag = flag if flag is not None else threading.Event()
+    def __init__(self) -> None:
+        self._flag = threading.Event()
         self._waiters: list[asyncio.Future[None]] = []
 
     def is_set(self) -> bool:
-        return bool(self._flag.is_set())
+        return self._flag.is_set()
 
     def set(self) -> None:
         self._flag.set()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        for waiter in tuple(self._waiters):
+            with contextlib.suppress(RuntimeError):  # its loop has closed
+                waiter.get_loop().call_soon_threadsafe(_release, waiter)
 
     async def wait(self) -> None:
-        if not self.is_set():
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            if not self.is_set():  # asked after the waiter can be seen, so that nothing falls in between
+                await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class RunningTrial:
@@ -146,11 +154,14 @@ class RunningTrial:
 
     @cost.setter
     def cost(self, x: float) -> None:
-        self._cost = to_cost(x, "trial.cost")
+        self._count(to_cost(x, "trial.cost"))
 
     def add_cost(self, x: float) -> None:
         """Adds to `cost`. Raises `ObjectiveError` unless it is a finite number of 0 or more."""
         self.cost += to_cost(x, "add_cost")
+
+    def _count(self, cost: float) -> None:
+        self._cost = cost
 
     def _marshal(self, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn(*args)` on the event loop, wherever we are: pruners and state know one thread only."""
@@ -232,6 +243,8 @@ def to_number(value: Any, where: str = "the objective") -> float:
         hasattr(value, "__float__") or hasattr(value, "__index__")
     ):
         try:
+            if getattr(value, "mask", False):
+                raise TypeError("it is masked")
             # NumPy has no float of an array of one entry
             return float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as e:

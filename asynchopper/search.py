@@ -200,7 +200,7 @@ class Search:
             resume=resume,
             overwrite_checkpoint=overwrite_checkpoint,
         )
-        evaluation = Evaluation(objective, kwargs, executor_for(objective, executor))
+        evaluation = Evaluation(objective, kwargs, executor_for(objective, executor, self.space))
         watchers = Watchers(callbacks)
         engine = Engine(await self._begin(opening, evaluation), evaluation, watchers, policy)
         signals = Signals(lambda number: engine.stop(signal.Signals(number).name.lower()))
@@ -324,6 +324,8 @@ class Search:
     def _stop(self) -> None:
         for engine in self._engines:
             engine.stop("stopped")
+        if self._ledger is not None:
+            self._ledger.stopping.set()
         self._stopped_early = self._busy and self._ledger is None
 
     # -- saving and loading

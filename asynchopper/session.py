@@ -44,6 +44,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ledger = self._open()
+        ledger.stopping.set()
         for trial in list(self._out.values()):
             ledger.tell(trial, Interrupted())
         self._out.clear()
@@ -84,6 +85,7 @@ class Session:
                 raise
             for trial, known in ledger.granted([new]):
                 if known is None:
+                    trial._interrupted = ledger.stopping
                     self._out[trial.id] = trial
                     return trial
                 await self._quiet(ledger)

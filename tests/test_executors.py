@@ -85,6 +85,20 @@ async def test_every_kind_of_objective_runs_in_either(executor: Any) -> None:
 
 
 @pytest.mark.parametrize("executor", BOTH)
+async def test_a_cost_can_be_set_and_read(executor: Any) -> None:
+    search = a_search()
+    await search.run(places.pays, steps=2, executor=executor, quiet=True)
+    assert [(trial.cost, trial.value) for trial in search.history] == [(6.0, 6.0)] * 2
+
+
+async def test_options_that_cannot_be_sent_are_refused_before_anything_runs() -> None:
+    search = ah.Search(x=ah.choice(lambda v: v, labels=["same"]), y=ah.choice(lambda: 1, lambda: 2, labels=["a", "b"]))
+    with pytest.raises(ah.UsageError, match="the options of x cannot be sent to another process"):
+        await search.run(places.pays, steps=2, executor="process", on_error="record", quiet=True)
+    assert len(search.history) == 0 and search.outcome is None
+
+
+@pytest.mark.parametrize("executor", BOTH)
 async def test_costs_states_and_prunings_reach_the_search(executor: Any, tmp_path: Path) -> None:
     search, path = a_search(), tmp_path / "a.ckpt"
     await search.run(places.reports, steps=3, executor=executor, checkpoint_path=path, quiet=True)

@@ -581,3 +581,24 @@ async def test_interrupted_tells_an_objective_to_wrap_up() -> None:
     await search.run(objective, steps=100, quiet=True)
     assert search.outcome is not None and search.outcome.reason == "stopped"
     assert search.history.values.tolist() == [7.0]
+
+
+@pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
+async def test_a_loop_in_a_thread_hears_of_the_interruption_too(debug: bool) -> None:
+    search = ah.Search(SPACE, seed=1)
+
+    async def inner(trial: ah.RunningTrial) -> float:
+        search.stop()
+        await trial.interrupted.wait()
+        return 7.0
+
+    asyncio.get_running_loop().set_debug(debug)
+    async with asyncio.timeout(20):
+        await search.run(lambda params, trial: asyncio.run(inner(trial)), steps=3, grace=15, quiet=True)
+    assert search.history.values.tolist() == [7.0]
+
+
+async def test_a_value_that_is_masked_is_none() -> None:
+    with pytest.raises(ObjectiveError, match="which is not one number: it is masked"):
+        await run(lambda params: np.ma.masked)
+    await run(lambda params: np.ma.array([1.0])[0])

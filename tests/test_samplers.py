@@ -690,6 +690,14 @@ def test_the_best_of_a_logarithmic_range_is_found_with_the_model(best: int) -> N
     assert found["k"] == best and found["w"].tolist() == [best, best]
 
 
+@pytest.mark.parametrize("high", [2**62, 2**64, 10**40])
+def test_a_logarithmic_range_may_be_wider_than_64_bits(high: int) -> None:
+    best = math.isqrt(high) * 2**20
+    search = Driven({"n": ah.int(1, high, log=True), "x": ah.float(0, 1)}, steps=200)
+    found = search.run(lambda p: abs(math.log(p["n"] / best)) + p["x"], 200)
+    assert found < 0.05
+
+
 def test_a_distribution_that_has_grown_beyond_all_measure_begins_anew() -> None:
     search = Driven({"x": ah.float(), "y": ah.float()}, steps=5000, seed=5, seconds=0.0)
     best = search.run(lambda p: p["x"] + 100 * abs(p["y"] - p["x"] / 2), 5000)

@@ -36,6 +36,19 @@ async def test_one_after_the_other(stored: bool, tmp_path: Any) -> None:
     assert search.outcome is not None and search.outcome.reason == "steps"
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["stopped", "left"])
+async def test_what_is_out_hears_that_the_search_is_being_stopped(left: bool) -> None:
+    search = ah.Search(SPACE, seed=1)
+    async with search.session(steps=20) as session:
+        trial = await session.ask()
+        assert trial is not None and not trial.interrupted.is_set()
+        heard = asyncio.ensure_future(trial.interrupted.wait())
+        if not left:
+            search.stop()
+            await asyncio.wait_for(heard, BOUND_S)
+    await asyncio.wait_for(heard, BOUND_S)
+
+
 async def test_a_session_and_a_run_propose_the_same() -> None:
     run, session_search = ah.Search(SPACE, seed=4), ah.Search(SPACE, seed=4)
     await run.run(lambda p: p["x"], steps=40, quiet=True)

@@ -277,6 +277,28 @@ def test_own_moves_replace_the_parameters_own() -> None:
     assert (moved["b"], moved["c"], moved["e"]) == (0.25, "x", 9)
 
 
+@pytest.mark.parametrize(
+    "mutate",
+    [
+        lambda value, rng, strength: value + strength / 8,
+        lambda value, *, strength: value + strength / 8,
+        lambda v, strength: v + strength / 8,
+        lambda strength, v: v + strength / 8,
+        lambda v, r, s: v + s / 8,
+        lambda value, part=8, strength=1.0: value + strength / part,
+    ],
+    ids=["all", "by keyword", "by name and by place", "in another order", "by place", "beside a default"],
+)
+def test_a_move_of_ones_own_gets_what_it_names(mutate: Any) -> None:
+    space = Space({"x": ah.float(0, 1, mutate=mutate)})
+    assert space.build(space.mutate(space.initial(rng(0)), rng(0), 1.0)) == {"x": 0.625}
+
+
+def test_a_parameter_shows_what_it_is() -> None:
+    assert repr(ah.float(0, 1)) == "float(low=0.0, high=1.0, log=False)"
+    assert repr(ah.choice("a", {"b": ah.int(3)})) == "choice(options=['a', {'b': '*'}], ordinal=False)"
+
+
 def test_own_moves_that_leave_the_range_are_named() -> None:
     space = Space({"deep": {"lr": ah.float(0, 1, sample=lambda: 7.0)}})
     with pytest.raises(SpaceError, match=r"deep\.lr: .*7\.0 is outside \[0\.0, 1\.0\]"):

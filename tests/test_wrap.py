@@ -47,6 +47,15 @@ async def test_values_are_reduced_as_they_come(objective: Any, words: Any, value
     assert (trial.value, trial.estimates) == (value, estimates)
 
 
+def test_an_objective_that_takes_no_index_is_not_given_one() -> None:
+    async def alone(params: dict[str, Any]) -> float:
+        return 1.0
+
+    with pytest.raises(UsageError, match="takes no second argument for the index"):
+        ah.wrap_n_times(alone, 3, pass_index_arg=True)
+    ah.wrap_n_times(lambda *given: float(given[1]), 3, pass_index_arg=True)
+
+
 def test_the_kind_is_kept() -> None:
     assert inspect.isasyncgenfunction(ah.wrap_n_times(noisy_async, 3).__call__)
     assert inspect.isgeneratorfunction(ah.wrap_n_times(noisy, 3).__call__)

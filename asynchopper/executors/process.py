@@ -1,7 +1,7 @@
 """Evaluations in processes of their own, which are killed when an evaluation is taken away.
 
-A thread drives each process and speaks with it over a pipe: the child says (`prune`, `save`, `cost`), the parent answers. A
-worker leads a process group, so what an objective starts ends with it.
+A thread drives each process and speaks with it over a pipe: the child says (`prune`, `save`, `cost`, `more`), the parent answers.
+A worker leads a process group, so what an objective starts ends with it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from asynchopper.errors import ObjectiveError, UsageError
 from asynchopper.executors.thread import ThreadExecutor
 from asynchopper.executors.worker import serve
 from asynchopper.objective import Evaluation, Event, RunningTrial, printed
+from asynchopper.space import Choice, Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +36,8 @@ _REAP_S = (
 class ProcessExecutor:
     """As many processes as are busy at once; idle ones are used again."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: Space) -> None:
+        self._space = space
         self._context: SpawnContext = multiprocessing.get_context("spawn")
         self._threads = ThreadExecutor()
         self._idle: list[_Worker] = []
@@ -44,7 +46,7 @@ class ProcessExecutor:
         """The worker that waits for a trial, by the trial's id."""
 
     def check(self, evaluation: Evaluation) -> None:
-        """Raises `UsageError` when the objective cannot be sent to another process."""
+        """Raises `UsageError` when the objective, or an option, cannot be sent to another process."""
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise UsageError(
                 "a worker process imported this script, and the script began a search of its own; "
@@ -57,6 +59,14 @@ class ProcessExecutor:
                 f"executor='process' needs an objective that another process can import: a function at the top level of a "
                 f"module, and kwargs that can be sent ({e})"
             ) from e
+        for leaf in self._space.leaves:
+            if isinstance(leaf.param, Choice) and not leaf.param.nested:
+                try:
+                    ForkingPickler.dumps(leaf.param.options)
+                except Exception as e:
+                    raise UsageError(
+                        f"executor='process': the options of {leaf.path} cannot be sent to another process ({e})"
+                    ) from e
 
     async def open(self, evaluation: Evaluation) -> None:
         """Starts the first worker. Raises `UsageError` when it cannot find the objective."""
@@ -184,9 +194,12 @@ class _Worker:
 
     def evaluate(self, trial: RunningTrial) -> Any:
         """Drives one evaluation to its end."""
-        given = ForkingPickler.dumps(
-            (trial.id, trial.attempt, trial.params, trial.restored, trial.interrupted.is_set())
-        )
+        try:
+            given = ForkingPickler.dumps(
+                (trial.id, trial.attempt, trial.params, trial.restored, trial.interrupted.is_set())
+            )
+        except Exception as e:
+            raise ObjectiveError(f"the parameters of trial {trial.id} cannot be sent to a worker process: {e}") from e
         try:
             self._pipe.send_bytes(given)
             while True:
@@ -218,11 +231,11 @@ class _Worker:
                 return "ok", trial.should_prune(value)
             if word == "save":
                 trial.save(value)
-            else:
-                trial.add_cost(value)
+                return "ok", None
+            trial.cost = value if word == "cost" else trial.cost + value
         except Exception as e:
             return "error", e
-        return "ok", None
+        return "ok", trial.cost
 
     def _reply(self, word: str, value: Any) -> None:
         try:

@@ -80,7 +80,7 @@ class _Control:
     def __init__(self, control: Connection[Any, Any]) -> None:
         self._control = control
         self._interrupted: int | None = None
-        self._current: tuple[int, _Interruption] | None = None
+        self._current: tuple[int, Event] | None = None
 
     def listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -91,34 +91,13 @@ class _Control:
                     current[1].set()
         os.killpg(0, signal.SIGKILL)
 
-    def follow(self, id: int, interrupted: bool) -> _Interruption:
+    def follow(self, id: int, interrupted: bool) -> Event:
         """The interruption of the trial that is evaluated from now on."""
-        event = _Interruption()
+        event = Event()
         self._current = id, event
         if interrupted or self._interrupted == id:  # the word may have come before the trial
             event.set()
         return event
-
-
-class _Interruption(Event):
-    """Set by another thread than the one that waits."""
-
-    def set(self) -> None:
-        self._flag.set()
-        for waiter in tuple(self._waiters):
-            with contextlib.suppress(RuntimeError):  # its loop has closed
-                waiter.get_loop().call_soon_threadsafe(_release, waiter)
-
-    async def wait(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        if not self.is_set():  # asked after the waiter can be seen, so that nothing falls in between
-            await waiter
-
-
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class _RemoteHost(Host):
@@ -159,12 +138,17 @@ class _RemoteTrial(RunningTrial):
         return _Nothing()
 
     def add_cost(self, x: float) -> None:
-        self._ask("cost", to_cost(x, "add_cost"))
+        self._cost = self._ask(
+            "more", to_cost(x, "add_cost")
+        )  # added up over there: several threads may say it at once
 
-    def _ask(self, word: str, value: Any) -> None:
+    def _count(self, cost: float) -> None:
+        self._cost = self._ask("cost", cost)
+
+    def _ask(self, word: str, value: Any) -> Any:
         host = self._host
         assert isinstance(host, _RemoteHost)
-        host.ask(word, value)
+        return host.ask(word, value)
 
 
 class _Nothing:

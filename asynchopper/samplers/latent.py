@@ -21,6 +21,7 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 __all__ = ["Coordinate", "Latent", "Vector", "mirror", "option", "reflect"]
 
 _NARROW = 48  # coordinates; up to here a list of floats is faster than an array
+_FINEST = 2**62  # above, no array holds the integers, and their cells are nothing beside the range
 _FARTHEST = 1e50  # where there are no bounds: the sixth power of a distance is a float still
 
 
@@ -161,7 +162,9 @@ class Latent:
         for i, start, end in places:
             param: Any = leaves[i].param
             scalar = param.scalar if isinstance(param, Array) else param
-            if isinstance(scalar, SignificantFloat) or (isinstance(scalar, IntGrid) and scalar.log):
+            if isinstance(scalar, SignificantFloat) or (
+                isinstance(scalar, IntGrid) and scalar.log and scalar.high < _FINEST
+            ):
                 found.append((slice(start, end), Coordinate(scalar)))
         return found
 

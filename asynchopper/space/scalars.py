@@ -46,6 +46,11 @@ class Parameter(ABC):
     user_sample: Draw | None = None
     user_mutate: Draw | None = None
 
+    def __repr__(self) -> str:
+        said = dict(self.describe())
+        kind = said.pop("kind", type(self).__name__)
+        return f"{kind}({', '.join(f'{word}={value!r:.80}' for word, value in said.items())})"
+
     @abstractmethod
     def sample(self, rng: Generator) -> Any:
         """A value from anywhere in the parameter's range."""

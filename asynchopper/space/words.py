@@ -30,6 +30,8 @@ from asynchopper.values import whole
 
 Shape: TypeAlias = int | tuple[int, ...]
 
+_LEAST = 1e-290  # below, a float has not all its digits any more
+
 
 def float_(
     low: float | None = None,
@@ -70,6 +72,10 @@ def float_(
         if precision is None:
             param = _made(said, lambda: Float(a, b, log, scalar_init))
         elif log:
+            if a < _LEAST:
+                raise SpaceError(
+                    f"{said}: a float keeps significant digits from {_LEAST} on; take a higher bound, or no precision"
+                )
             param = _made(said, lambda: SignificantFloat(a, b, precision, scalar_init))
         else:
             param = _made(said, lambda: RoundedFloat(a, b, precision, scalar_init))
@@ -193,6 +199,8 @@ def _finished(
             param = Array(param, dims, init)
         except SpaceError as e:
             raise SpaceError(f"{said}: init: {e}") from None
+        except (ValueError, MemoryError) as e:
+            raise SpaceError(f"{said}: shape={shape!r:.80}: {e}") from None
     param.user_sample = None if sample is None else _bound(sample, ("rng",))
     param.user_mutate = None if mutate is None else _bound(mutate, ("value", "rng", "strength"))
     if param.user_sample is not None or param.user_mutate is not None:
@@ -201,26 +209,29 @@ def _finished(
 
 
 def _bound(fn: Draw, names: tuple[str, ...]) -> Draw:
-    """`fn` as a function of all of `names`, whichever of them it wants: by name where it uses ours, else the first ones."""
+    """`fn` as a function of all of `names`, whichever of them it wants: those that it names as we do, and for the others what
+    is left, in our order."""
     if not callable(fn):
         raise SpaceError(f"sample= and mutate= take functions, got {fn!r:.80}")
     try:
-        wanted = [
-            p
-            for p in inspect.signature(fn).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
+        own = [p for p in inspect.signature(fn).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     except (TypeError, ValueError):  # some builtins have no signature
         return lambda *given: fn(*given[: len(names) - 1])
-    wanted = [p for i, p in enumerate(wanted) if p.default is p.empty or (i < len(names) and p.name in names)]
-    alias = {"temperature": "strength"}
-    order = [alias.get(p.name, p.name) for p in wanted]
-    if not (order and all(n in names for n in order)):
-        order = list(names[: len(wanted)])
-    if len(wanted) > len(names):
-        raise SpaceError(f"{fn!r:.80} wants {len(wanted)} arguments; there are {names}")
-    places = [names.index(n) for n in order]
-    return lambda *given: fn(*[given[i] for i in places])
+    called = {p.name: "strength" if p.name == "temperature" else p.name for p in own}
+    wanted = [p for p in own if p.default is p.empty or called[p.name] in names]
+    left = iter([n for n in names if n not in called.values()])
+    places: list[int] = []
+    by_name: dict[str, int] = {}
+    for p in wanted:
+        known = called[p.name] in names
+        ours = called[p.name] if known else None if p.kind is p.KEYWORD_ONLY else next(left, None)
+        if ours is None:
+            raise SpaceError(f"{fn!r:.80} wants {len(wanted)} arguments, {p.name} among them; there are {names}")
+        if p.kind is p.POSITIONAL_ONLY:
+            places.append(names.index(ours))
+        else:
+            by_name[p.name] = names.index(ours)
+    return lambda *given: fn(*[given[i] for i in places], **{name: given[i] for name, i in by_name.items()})
 
 
 def _bounds(low: Any, high: Any, said: str) -> tuple[float | int | None, float | int | None]:

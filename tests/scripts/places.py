@@ -126,6 +126,13 @@ async def awaits(params: dict[str, Any], trial: ah.RunningTrial) -> float:
     return float(os.getpid())
 
 
+def pays(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+    trial.cost = 3
+    trial.cost += 1
+    trial.add_cost(2)
+    return trial.cost
+
+
 async def ayields(params: dict[str, Any]) -> AsyncIterator[float]:
     for i in range(3):
         await asyncio.sleep(0)
