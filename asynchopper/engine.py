@@ -19,7 +19,7 @@ from typing import TypeAlias
 from asynchopper.callbacks import Watchers
 from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, TrialPruned, TrialTimeout
-from asynchopper.ledger import STILL_S, Ledger
+from asynchopper.ledger import FLUSH_S, STILL_S, Ledger
 from asynchopper.objective import Evaluation, RunningTrial, _current, finish, note, to_number, unwrapped
 from asynchopper.objective import Interrupted as ThreadInterrupted
 from asynchopper.policy import Policy
@@ -34,7 +34,6 @@ _ROUND_S = 0.002  # for so long at most, candidates are chosen before the loop h
 _TOGETHER = 64  # evaluations that never wait and follow each other, at most, before the loop has its turn
 _TOGETHER_S = 0.001  # and for so long
 _STUBBORN_S = 0.5  # what a cancelled evaluation gets to clean up before it is left behind
-_FLUSH_S = 4.0  # what writing the last records may take where the storage does not answer
 _STUBBORN = "trial %d ignores its cancellation; it is left behind"
 
 
@@ -133,7 +132,7 @@ class Engine:
         self.watchers.give_up(grace_s + _STUBBORN_S)
         storage = self.ledger.journal.storage
         if storage is not None:
-            storage.hurry(grace_s + _FLUSH_S)
+            storage.hurry(grace_s + FLUSH_S)
 
     def cancel(self, reason: str) -> None:
         """Cancels what runs. It is recorded as interrupted."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from asynchopper.budget import budget_words
 from asynchopper.closing import closed
 from asynchopper.errors import CheckpointCorrupted, StudyMismatch
-from asynchopper.journal import Replay, fold_portion
+from asynchopper.journal import Replay, encoded, fold_portion
 from asynchopper.ledger import Ledger
 from asynchopper.opening import (
     Opening,
@@ -22,7 +22,7 @@ from asynchopper.opening import (
     say_changes,
     say_spent,
 )
-from asynchopper.records import encode, lean
+from asynchopper.records import lean
 from asynchopper.samplers import Proposer
 from asynchopper.shared import SharedJournal
 from asynchopper.space import Given, Space
@@ -100,7 +100,7 @@ async def _created(storage: SharedStorage, opening: Opening, mine: State, seed: 
     run = run_fact(state, opening.budget, state.elapsed)
     state.fold(run)
     facts.append(run)
-    records = await aside(lambda: [lean(encode(f, mine.space)) for f in facts])
+    records = await aside(lambda: [lean(record) for record in encoded(facts, mine.space)])
     if not await storage.create(records, _limit(run, opening)):
         return None
     if len(records) > 2:
@@ -121,7 +121,8 @@ async def _entered(
     if not here.counted:
         await _indexed(storage, found)
     mine_words = opening.budget.describe()
-    others, runs, elapsed = here.others, here.runs, max(here.elapsed, state.elapsed)
+    others = here.others if here.begun is None else here.begun  # who has not begun has no budget yet, either
+    runs, elapsed = here.runs, max(here.elapsed, state.elapsed)
     while True:
         spent = state.reason in FINISHED and state.reason != "exhausted"  # by a space that may have been a smaller one
         if spent and state.run is not None and state.run.budget == mine_words:
@@ -132,14 +133,14 @@ async def _entered(
                     storage.location, budget_words(state.run.budget),
                 )  # fmt: skip
                 return state, state.reason
-        elif others and state.run is not None and state.reason not in FINISHED and state.run.budget != mine_words:
+        elif others and state.run is not None and state.reason is None and state.run.budget != mine_words:
             raise StudyMismatch(
                 f"{storage.location}: {others} other worker{'s are' if others > 1 else ' is'} at work on a budget of "
                 f"{budget_words(state.run.budget)}, and this one came with {budget_words(mine_words)}; a search has one budget "
                 "at a time: give the same, or wait until it is spent"
             )
         run = run_fact(state, opening.budget, elapsed)
-        reply = await storage.begin(encode(run, state.space), _limit(run, opening), runs)
+        reply = await storage.begin(encoded([run], state.space)[0], _limit(run, opening), runs)
         fold_portion(reply.news, state, storage.location)
         if reply.kept[0]:
             state.fold(run)

@@ -16,6 +16,7 @@ import numpy as np
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
 from asynchopper.records import decode, encode, lean
+from asynchopper.space import Space
 from asynchopper.state import Asked, Fact, Header, Mark, State
 from asynchopper.storage import Entry, Lines, PromptStorage, Storage, aside
 
@@ -160,7 +161,7 @@ class Journal:
         batch, self._batch = self._batch, _Batch()
         upto = self.state.mark()
         try:
-            records = self._encode(batch.facts)
+            records = encoded(batch.facts, self.state.space)
             prompt.append_soon(records, partial(self._ended, batch, upto))
             self._prompt_write = True
         except Exception as e:
@@ -172,9 +173,9 @@ class Journal:
         assert self.storage is not None
         try:
             if self.state.space.size >= _LARGE or len(batch.facts) > _MANY:
-                records = await aside(self._encode, batch.facts)
+                records = await aside(encoded, batch.facts, self.state.space)
             else:
-                records = self._encode(batch.facts)
+                records = encoded(batch.facts, self.state.space)
             await self.storage.append(records)
         except BaseException as e:
             self._ended(batch, upto, e)
@@ -213,13 +214,15 @@ class Journal:
         if then is not None:
             then()
 
-    def _encode(self, facts: Sequence[Fact]) -> list[bytes]:
-        try:
-            if len(facts) > _MANY:
-                return [lean(encode(f, self.state.space)) for f in facts]
-            return [encode(f, self.state.space) for f in facts]
-        except (TypeError, ValueError) as e:
-            raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
+
+def encoded(facts: Sequence[Fact], space: Space) -> list[bytes]:
+    """Facts as records. Raises `SpaceError` for what JSON cannot hold."""
+    try:
+        if len(facts) > _MANY:
+            return [lean(encode(f, space)) for f in facts]
+        return [encode(f, space) for f in facts]
+    except (TypeError, ValueError) as e:
+        raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e
 
 
 def _beyond_reach(write: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -30,6 +30,7 @@ from asynchopper.values import from_json, to_json
 _log = logging.getLogger("asynchopper")
 
 STILL_S = 0.1  # what a sampler that has the state stand still gets to end, once nobody wants its candidate
+FLUSH_S = 4.0  # what writing the last records may take where the storage does not answer
 _LAST, _FEW = 32, 4  # evaluations that tell how long the next one takes, and how many are needed for that
 _SAVED_LIMIT = 2**20  # bytes of JSON that one `trial.save` may hold
 
@@ -305,7 +306,7 @@ class Ledger(Host):
         """A trial that nobody will evaluate now: it is the next to be asked."""
         self.tell(trial, Interrupted())
         self.redo.append(trial.id)
-        self.dry = None if self.dry == "steps" else self.dry  # there is one to be asked again
+        self.dry = None if self.dry in ("steps", "exhausted") else self.dry  # there is one to be asked again
 
     def news(self) -> list[Trial]:
         """The trials that have become durable since the last call; the pruner has seen them."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asynchopper.closing import closed
 from asynchopper.errors import StorageError, UsageError
-from asynchopper.ledger import Ledger
+from asynchopper.ledger import FLUSH_S, Ledger
 from asynchopper.objective import RunningTrial, to_cost, to_number
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned
 
@@ -48,6 +48,9 @@ class Session:
         for trial in list(self._out.values()):
             ledger.tell(trial, Interrupted())
         self._out.clear()
+        storage = ledger.journal.storage
+        if storage is not None and (isinstance(error, asyncio.CancelledError) or self._search._stopping):
+            storage.hurry(FLUSH_S)
         reason = "error" if error is not None and isinstance(error, Exception) else self._reason(ledger)
         self._ledger = None
         try:

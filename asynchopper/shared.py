@@ -208,7 +208,10 @@ class SharedJournal(Journal):
                 raise CheckpointCorrupted(f"{location}: record {entry.seq}: {e}") from e
 
     def _fold_again(self, staged: list[_Staged]) -> None:
-        state = self.state
+        state, seen = self.state, self.state.seen
+        for fact, trial in staged:
+            if isinstance(fact, Asked) and trial is not None and seen is not None and fact.key in seen:
+                self.refused[trial] = "known"  # somebody has asked for it meanwhile
         staged[:] = [one for one in staged if one[1] not in self.refused]
         for i, (fact, trial) in enumerate(staged):
             if isinstance(fact, Asked) and trial is not None:

@@ -210,7 +210,7 @@ class Grant(NamedTuple):
 
 
 Refusal: TypeAlias = Literal["full", "known", "none"]
-"""Why nothing was granted: the budget is told or out; another worker has the candidate; there is no old trial to run. Of
+"""Why nothing was granted: the budget is told or out; another worker has the candidate; nothing old is to be run. Of
 several that were given back, the lowest id is granted first; where the budget is out, `full` comes before `none`."""
 
 
@@ -242,13 +242,14 @@ class Joined(NamedTuple):
     number: int
     """Which worker it is of all that ever joined this search, from 0."""
     others: int
-    """How many others are at work."""
+    """How many others are there; and `begun`, how many of these have begun a run, where that is known."""
     seq: int
     """How many records there are; 0 for a search that is yet to be made with `create`."""
     counted: bool
     """Whether the backend knows which trials are out; if not, `index` tells it."""
     runs: int
     elapsed: float
+    begun: int | None = None
 
 
 class SharedStorage(Storage):

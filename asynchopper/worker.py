@@ -76,8 +76,10 @@ class SharedLedger(Ledger):
         return self._old(), None
 
     def choose(self) -> Next | None:
-        if self._kept:
-            return self._kept.pop()
+        while self._kept:
+            kept, seen = self._kept.pop(), self.state.seen
+            if seen is None or kept.key not in seen:
+                return kept
         chosen = super().choose()
         if chosen is None and self.dry != "runtime" and self.state.pending:
             self.dry, self._resting = None, False  # somebody is at work on the last ones, and may give them up
@@ -167,6 +169,11 @@ class SharedLedger(Ledger):
         await super().save(trial, state)
 
     def take_back(self, trial: RunningTrial) -> None:
+        chosen = self._chosen.pop(trial, None)
+        if chosen is None:
+            self._asked_old = False
+        elif self.state.seen is not None:  # where it was granted, that will be seen
+            self._keep(chosen)
         self.tell(trial, Interrupted())
 
     # -- following

@@ -58,6 +58,23 @@ async def test_auto_continues_the_newest_that_has_not_ended(tmp_path: Path) -> N
     assert (await run(tmp_path)).checkpoint_path == f"{tmp_path}/run_00002.ckpt"
 
 
+async def test_a_run_that_ends_while_it_is_looked_at_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_before = FileStorage.open
+
+    async def a_moment_later(self: FileStorage, **words: Any) -> None:
+        if words.get("resume") == "must":
+            monkeypatch.undo()
+            await run(tmp_path / "run_00000.ckpt", steps=10)  # its owner ends it, between the look and the lock
+        await opened_before(self, **words)
+
+    await unfinished(f"{tmp_path}/")
+    monkeypatch.setattr(FileStorage, "open", a_moment_later)
+    search = await run(tmp_path)
+    assert (len(search.history), search.checkpoint_path) == (3, f"{tmp_path}/run_00001.ckpt")
+
+
 async def test_results_behind_the_end_do_not_make_a_run_an_unfinished_one(tmp_path: Path) -> None:
     search = ah.Search(x=ah.float(0, 1))
     async with search.session(steps=2, checkpoint_path=tmp_path / "late.ckpt") as session:

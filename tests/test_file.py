@@ -311,6 +311,22 @@ async def test_a_saved_search_is_durable_as_a_whole(tmp_path: Path) -> None:
             await ah.Search(x=ah.float(0, 1)).load(path)
 
 
+@pytest.mark.parametrize("restored", [True, False], ids=["restored", "emptied"])
+async def test_what_somebody_else_puts_into_a_log_is_left_as_it_is(restored: bool, tmp_path: Path) -> None:
+    path, backup = tmp_path / "run.ckpt", tmp_path / "backup.ckpt"
+    await run(backup, steps=30)
+    meant = backup.read_bytes() if restored else b""
+
+    async def meddling(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        if trial.id == 3:
+            path.write_bytes(meant)
+        return float(params["x"])
+
+    with pytest.raises(ah.StorageError, match=f"{'written to' if restored else 'shortened'} by somebody else"):
+        await ah.Search(x=ah.float(0, 1)).run(meddling, steps=9, checkpoint_path=path, quiet=True)
+    assert path.read_bytes() == meant
+
+
 async def test_a_log_that_is_moved_away_while_it_is_written_ends_the_run(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     told: list[int] = []

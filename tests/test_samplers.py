@@ -660,6 +660,19 @@ def test_a_small_space_is_gone_through_without_making_candidates_again_and_again
     assert search.state.told == 300 and len(asked) < 900
 
 
+def test_what_was_counted_and_not_granted_is_still_to_be_had() -> None:
+    """A worker's wishes are taken back where others' trials are granted in their place."""
+    search = Driven({"x": ah.int(1, 4000)}, steps=5000, sampler=RandomSampler())
+    search.state.keep_undo(True)
+    for _ in range(3990):
+        search.tell(search.ask()[0], 1.0)
+    before = search.state.mark()
+    wished = {search.ask()[1]["x"] for _ in range(10)}
+    search.state.rollback(before)
+    assert {search.ask()[1]["x"] for _ in range(10)} == wished
+    assert search.proposer.next(search.state, 0.0, 0.5) is None
+
+
 LOG_GRIDS = {
     "integers": ah.int(1, 8, log=True),
     "many": ah.int(1, 100, log=True),

@@ -49,6 +49,21 @@ async def test_what_is_out_hears_that_the_search_is_being_stopped(left: bool) ->
     await asyncio.wait_for(heard, BOUND_S)
 
 
+async def test_a_candidate_that_was_given_up_while_it_was_asked_is_asked_again(tmp_path: Any) -> None:
+    search = ah.Search(x=ah.choice("a", "b"))
+    async with search.session(endless=True, checkpoint_path=tmp_path / "a.ckpt") as session:
+        first = await session.ask()
+        given_up, in_vain = (asyncio.ensure_future(session.ask()) for _ in range(2))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up, in_vain])
+        assert first is not None and in_vain.result() is None
+        await session.tell(first, 1.0)
+        again = await session.ask()
+        assert again is not None and again.params != first.params
+
+
 async def test_a_session_and_a_run_propose_the_same() -> None:
     run, session_search = ah.Search(SPACE, seed=4), ah.Search(SPACE, seed=4)
     await run.run(lambda p: p["x"], steps=40, quiet=True)

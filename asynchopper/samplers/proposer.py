@@ -242,12 +242,16 @@ class Proposer:
             return None
         n = int(space.cardinality)
         stride = _coprime(n)
-        while self._counted < n:
-            values = space.point(self._counted * stride % n)
-            key = space.key(values)
-            if key not in seen:
-                return Next(Proposal(values, origin), key)
-            self._counted += 1
+        for _ in range(2):
+            while self._counted < n:
+                values = space.point(self._counted * stride % n)
+                key = space.key(values)
+                if key not in seen:
+                    return Next(Proposal(values, origin), key)
+                self._counted += 1
+            if len(seen) >= n:
+                break
+            self._counted = 0  # what was wished for, and so was counted, was not granted
         return None
 
     def _used_up(self, state: State) -> bool:

@@ -85,11 +85,10 @@ class DirectoryStorage(PromptStorage):
                     continue
                 if await _off_loop(last_reason, run.path) in FINISHED:
                     continue
-                try:
-                    self._use(await _opened(run.path, resume="must"))
-                    return
-                except CheckpointLocked:
-                    continue
+                with contextlib.suppress(CheckpointLocked):
+                    if (file := await _unfinished(run.path)) is not None:
+                        self._use(file)
+                        return
             check_presence(False, f"{self._said} (one that can be continued)", resume, overwrite, readonly)
         self._use(await self._next(runs[-1].number + 1 if runs else 0))
 
@@ -159,6 +158,19 @@ async def _opened(path: Path, resume: Resume = "auto", overwrite: bool = False, 
     file = FileStorage(path)
     await file.open(resume=resume, overwrite=overwrite, readonly=readonly)
     return file
+
+
+async def _unfinished(path: Path) -> FileStorage | None:
+    """A log to go on with; `None` where whoever had it has ended it before it could be locked."""
+    file = await _opened(path, resume="must")
+    try:
+        if await _off_loop(last_reason, path) not in FINISHED:
+            return file
+    except BaseException:
+        await file.close()
+        raise
+    await file.close()
+    return None
 
 
 async def _off_loop(fn: Callable[..., T], *args: Any) -> T:

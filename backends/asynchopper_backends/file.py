@@ -298,12 +298,13 @@ class FileStorage(PromptStorage):
         else:
             seq, last = self._next_seq, len(records) - 1
             lines = [frame(r, seq + i, last - i) for i, r in enumerate(records)]
-        data = b"".join(lines)
+        data, begun = b"".join(lines), False
         try:
             if len(data) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
                 raise StorageError(f"{self.location}: a record has more than {MAX_LINE} bytes")
             if (size := os.fstat(self._fd).st_size) != self._end:
                 raise self._meddled(f"{'shortened' if size < self._end else 'written to'} by somebody else")
+            begun = True
             write(self._fd, data, self._end)
             if new:
                 self._put_in_place()
@@ -311,7 +312,7 @@ class FileStorage(PromptStorage):
                 sync(self._fd)
             self._check_in_place()
         except (OSError, StorageError) as e:
-            self._break(e)
+            self._break(e, begun)
             raise
         self._end += len(data)
         self._next_seq += len(records)
@@ -330,7 +331,7 @@ class FileStorage(PromptStorage):
         assert self._temporary is not None
         sync(self._fd)
         os.rename(self._temporary, self.path)
-        self._temporary = None
+        self._temporary, self.made_name = None, False
         sync_directory(self.path.parent)
         with contextlib.suppress(OSError):  # a process that was killed may have made the directory and not synced it
             sync_directory(self.path.parent.parent)
@@ -356,13 +357,14 @@ class FileStorage(PromptStorage):
             "the search in memory is whole: save it elsewhere"
         )
 
-    def _break(self, e: Exception) -> None:
-        """After a failed write nothing is retried, and the file ends where it was last known to be good."""
+    def _break(self, e: Exception, begun: bool) -> None:
+        """After a failed write nothing is retried, and where it had begun, the file ends where it was last known to be good."""
         reason = e.strerror if isinstance(e, OSError) else str(e)
         self._broken = f"{self.location} cannot be written since an earlier write failed ({reason})"
-        if self._end > 0:
+        if begun and self._end > 0:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._end)
+                if os.fstat(self._fd).st_size > self._end:  # what somebody else has shortened is not filled with zeros
+                    os.ftruncate(self._fd, self._end)
 
     # -- in the thread: closing
 

@@ -17,6 +17,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local nonce = '-' .. time[1] .. string.format('%06d', time[2])
 local LAYOUT = '2'
+local NOTHING = '0  ' -- the last turn of a worker that has begun, and said nothing yet
 local at = 1
 local function arg() at = at + 1; return ARGV[at] end
 local function number() return tonumber(arg()) end
@@ -295,8 +296,12 @@ function act.join()
     end
   end
   local n = call('HINCRBY', meta, 'workers', 1)
+  local begun = 0
+  for _, other in ipairs(call('ZRANGE', alive, 0, -1)) do
+    if other ~= worker then begun = begun + call('HEXISTS', ops, other) end
+  end
   store()
-  return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain, m.ended}
+  return {'ok', m.epoch, n - 1, call('ZCARD', alive) - 1, m.seq, m.last, m.clock, m.runs, m.plain, m.ended, begun}
 end
 
 -- (worker, lease, epoch, replace, limit, budget, n, n x record): a new search, with its first worker.
@@ -318,6 +323,7 @@ function act.create(absent)
   for i = 1, records do add(arg()) end
   m.limit, m.runs, m.plain = limit, 1, records > 2 and 1 or 0 -- more than a header and a run has to be counted
   call('HSET', meta, 'workers', 1, 'budget', budget)
+  call('HSET', ops, worker, NOTHING)
   renew(worker, lease)
   store()
   return {'ok', now, m.clock, m.last}
@@ -354,6 +360,7 @@ function act.run()
   local verdict = '0'
   if m.runs == runs then
     verdict = '1'
+    call('HSETNX', ops, worker, NOTHING)
     add(record)
     local before = call('HGET', meta, 'budget') or budget
     call('HSET', meta, 'budget', budget)
@@ -426,10 +433,15 @@ function act.hold()
   return {'ok', now, m.clock}
 end
 
--- (owner)
+-- (owner, or a worker that was cancelled while it joined)
 function act.unlock()
-  if m.owner ~= arg() then return {'ok'} end
-  m.owner, m.till = '', 0
+  local owner = arg()
+  local joined = call('ZREM', alive, owner) == 1
+  if joined then
+    tick()
+    m.live = tonumber(call('ZRANGE', alive, -1, -1, 'WITHSCORES')[2] or now)
+  end
+  if m.owner == owner then m.owner, m.till = '', 0 elseif not joined then return {'ok'} end
   if m.seq == 0 then call('DEL', meta) else store() end
   return {'ok'}
 end

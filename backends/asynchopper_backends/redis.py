@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from asynchopper.errors import CheckpointLocked, StorageError
+from asynchopper.errors import StorageError
 from asynchopper.storage import Ask, Entry, Grant, Joined, Refusal, Reply, Resume, Tell, check_presence
 from asynchopper_backends.redis_label import label
 from asynchopper_backends.redis_link import Failed, Link
@@ -52,18 +52,16 @@ class RedisStorage(RedisLog):
         reply = (await link.call(*words))[0]
         if reply[0] == b"empty" or overwrite:
             self._epoch = reply[1] if reply[0] == b"ok" else b""
-            if self._epoch and reply[3]:
-                raise CheckpointLocked(
-                    f"{self.location} is in use by {reply[3]} worker{'s'[: reply[3] > 1]}; it is not replaced meanwhile"
-                )
             self._state, self._overwrite = "worker", overwrite
+            if self._epoch and reply[3]:
+                self._refuse((b"busy", reply[3], seen.others[0] if seen.others else b""))
             return Joined(0, 0, 0, True, 0, 0.0)
         if reply[0] != b"ok":
             self._refuse(reply)
-        _, self._epoch, number, others, seq, _, clock, runs, plain, self._budget = reply
+        _, self._epoch, number, others, seq, _, clock, runs, plain, self._budget, begun = reply
         self._state, self._counted = "worker", not plain
         self._start_beat(self._beat_words)
-        return Joined(number, others, seq, self._counted, runs, clock / 1000)
+        return Joined(number, others, seq, self._counted, runs, clock / 1000, begun)
 
     async def create(self, records: Sequence[bytes], limit: int | None) -> bool:
         link, epoch = self._worker(), secrets.token_hex(8).encode()
@@ -184,12 +182,15 @@ class RedisStorage(RedisLog):
     async def _turn(self, words: _Words, failed: Failed | None = None) -> Reply:
         news: list[Entry] = []
         before, behind = words
+        unasked = 0
         try:
             while True:
                 reply = await self._committed(*before, self._last, *behind, failed=failed)
                 failed = None
-                if reply[0] == b"behind":
+                if reply[0] == b"behind":  # what is asked may be in the news that the script does not look at any more
                     self._behind(reply, news)
+                    at = 1 + 4 * behind[0]
+                    behind, unasked = [*behind[:at], 0], unasked or behind[at]
                     continue
                 if reply[0] != b"ok":
                     self._refuse(reply)
@@ -199,7 +200,8 @@ class RedisStorage(RedisLog):
             raise
         if self._alarm is not None:
             self._alarm.clear()  # a failover that has come to a good end
-        return self._reply(reply, news)
+        told, nothing = self._reply(reply, news), itertools.repeat(_REFUSALS[b"none"], unasked)
+        return told if told.whole else told._replace(grants=[*told.grants, *nothing])
 
     def _behind(self, reply: Sequence[Any], news: list[Entry]) -> None:
         _, self._last, records = reply

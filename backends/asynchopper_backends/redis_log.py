@@ -253,7 +253,8 @@ class RedisLog(SharedStorage):
             self._refuse(reply)
         _, epoch, seq, owner, there = reply
         dead = tuple(worker for worker in there if is_dead(worker))
-        return link, _Seen(epoch, seq, owner if is_dead(owner) else b"-", dead)
+        others = tuple(worker for worker in there if worker not in dead)
+        return link, _Seen(epoch, seq, owner if is_dead(owner) else b"-", dead, others)
 
     async def _read_settings(self, link: Link) -> None:
         """Raises `StorageError` for a server that will not do."""
@@ -382,8 +383,10 @@ class RedisLog(SharedStorage):
 class _Seen:
     """What was there before anything was touched."""
 
-    def __init__(self, epoch: bytes, seq: int, dead_owner: bytes, dead: tuple[bytes, ...]) -> None:
-        self.epoch, self.seq, self.dead_owner, self.dead = epoch, seq, dead_owner, dead
+    def __init__(
+        self, epoch: bytes, seq: int, dead_owner: bytes, dead: tuple[bytes, ...], others: tuple[bytes, ...] = ()
+    ) -> None:
+        self.epoch, self.seq, self.dead_owner, self.dead, self.others = epoch, seq, dead_owner, dead, others
 
 
 async def _carried(work: Coroutine[Any, Any, None]) -> None:
