@@ -13,6 +13,7 @@ import pytest
 
 import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
+from asynchopper.history import FAILED
 from asynchopper.records import decode, encode
 from asynchopper.samplers import PortfolioSampler, Proposer, RandomSampler
 from asynchopper.samplers.base import Next, View
@@ -79,14 +80,19 @@ class Driven:
         self.say(Told(id, 1, state, value, (), 0.0, self.seconds, 0.0))
 
     def run(self, objective: Any, steps: int, slots: int = 1) -> float:
-        out: deque[tuple[int, float]] = deque()
+        """An objective that gives `None` fails."""
+        out: deque[tuple[int, float | None]] = deque()
+
+        def end(id: int, value: float | None) -> None:
+            self.tell(id, *((math.nan, "failed") if value is None else (value,)))
+
         for _ in range(steps):
             id, params = self.ask()
             out.append((id, objective(params)))
             if len(out) >= slots:
-                self.tell(*out.popleft())
+                end(*out.popleft())
         while out:
-            self.tell(*out.popleft())
+            end(*out.popleft())
         assert self.state.best_value is not None
         return self.state.best_value
 
@@ -658,6 +664,55 @@ def test_a_small_space_is_gone_through_without_making_candidates_again_and_again
     search = Driven({"a": ah.int(0, 19), "b": ah.int(0, 19)}, 300, sampler=Counted())
     search.run(lambda p: abs(p["a"] - 7) + abs(p["b"] - 4), 300)
     assert search.state.told == 300 and len(asked) < 900
+
+
+def failed(search: Driven) -> float:
+    return float(np.mean([state == FAILED for state in search.state.table.states]))
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_where_evaluations_fail_others_are_made_elsewhere(slots: int) -> None:
+    """The best lies beside a part of the space where nothing can be evaluated."""
+    searches = [Driven({"x": ah.float(0, 1), "y": ah.float(0, 1)}, 60, seed) for seed in range(4)]
+    found = [s.run(lambda p: None if p["x"] < 0.4 else p["x"] + 3 * (p["y"] - 0.3) ** 2, 60, slots) for s in searches]
+    assert np.mean([failed(s) for s in searches]) < 0.55
+    assert np.median(found) < 0.43
+
+
+def test_evaluations_that_fail_by_chance_are_not_fled_from() -> None:
+    chance = np.random.default_rng(1)
+    found = [
+        Driven(NUMBERS, 100, seed).run(lambda p: None if chance.random() < 0.2 else sphere(p), 100) for seed in range(4)
+    ]
+    assert np.median(found) < 1e-6
+
+
+@pytest.mark.parametrize("slots", [1, 16])
+@pytest.mark.parametrize("nested", [False, True], ids=["plain", "nested"])
+def test_every_option_is_tried_also_where_there_are_many(slots: int, nested: bool) -> None:
+    many = ah.choice(*range(30))
+    tree = {"c": ah.choice("none", {"of": many}) if nested else many, "x": ah.float(0, 1), "y": ah.float(0, 1)}
+
+    def option(params: dict[str, Any]) -> int:
+        c = params["c"]
+        return int(c if not nested else -1 if c == "none" else c["of"])
+
+    ends = []
+    for seed in range(3):
+        tried: set[int] = set()
+
+        def objective(params: dict[str, Any]) -> float:
+            tried.add(option(params))  # noqa: B023 - called before the loop goes on
+            return abs(option(params) - 17) / 30 + (params["x"] - 0.2) ** 2 + (params["y"] - 0.7) ** 2
+
+        ends.append(Driven(tree, 150, seed).run(objective, 150, slots))
+        assert len(tried) >= 25
+    assert np.median(ends) < 0.04
+
+
+def test_losses_may_be_as_small_as_likelihoods() -> None:
+    found = Driven(NUMBERS, 100).run(lambda p: 1e-200 * sphere(p), 100)
+    assert found < 1e-208
 
 
 def test_what_was_counted_and_not_granted_is_still_to_be_had() -> None:

@@ -299,6 +299,20 @@ def test_a_parameter_shows_what_it_is() -> None:
     assert repr(ah.choice("a", {"b": ah.int(3)})) == "choice(options=['a', {'b': '*'}], ordinal=False)"
 
 
+@pytest.mark.parametrize("param", [ah.float(0, 1e-305), ah.float(0, 1e-305, shape=1)], ids=repr)
+def test_the_smallest_ranges_have_coordinates(param: Any) -> None:
+    high = param.accept(param.scalar.high if hasattr(param, "scalar") else param.high)
+    assert param.unit(high) in (0.5, 1.0) and param.at(param.unit(high)) == high
+
+
+@pytest.mark.parametrize("bounds", [(10**15, 10**15), (10**17, 10**17 + 3)])
+def test_a_logarithmic_range_may_be_narrower_than_a_float_tells(bounds: tuple[int, int]) -> None:
+    param: Any = ah.int(*bounds, log=True)
+    every = range(bounds[0], bounds[1] + 1)
+    assert {param.at(u) for u in np.arange(0.01, 1, 0.01).tolist()} == set(every)
+    assert all(param.at(param.unit(value)) == value for value in every)
+
+
 def test_own_moves_that_leave_the_range_are_named() -> None:
     space = Space({"deep": {"lr": ah.float(0, 1, sample=lambda: 7.0)}})
     with pytest.raises(SpaceError, match=r"deep\.lr: .*7\.0 is outside \[0\.0, 1\.0\]"):

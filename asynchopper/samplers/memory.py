@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asynchopper.history import COMPLETED
+from asynchopper.history import COMPLETED, FAILED, NAN
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.latent import Latent, Vector
@@ -82,6 +82,8 @@ class Memory:
         each = tuning.seeds_with_options if self.latent.options else tuning.seeds_per_number
         self.first = int(max(4, min(each * (self.latent.n + 1), tuning.most_seeds)))
         """How many trials have to be finished for the distribution to begin."""
+        self.failed: deque[Elite] = deque(maxlen=tuning.failed)
+        """The last trials that came to no value; not those that were pruned, of which there are estimates."""
         self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
         """Where the last descents ended."""
         self._start(0)
@@ -168,6 +170,8 @@ class Memory:
         for row in range(self.rows, end):
             self.spent += seconds[row]
             if states[row] != COMPLETED:
+                if states[row] in (FAILED, NAN):
+                    self.failed.append(self._elite(state, math.inf, row))
                 continue
             loss = -sign * values[row]
             if loss < self.record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Self
 from weakref import ref
 
@@ -43,6 +44,10 @@ class PortfolioSampler:
         if prompt is not None:
             return prompt
         memory = self._recall(view.state, view.then.known)
+        assert self._screen is not None
+        untried = self._screen.untried(view)
+        if untried and rng.random() < self._tuning.untried:
+            return self._screened(memory, view, rng, untried)
         found = self._downhill(memory, view, rng) if rng.random() < memory.quadratic else None
         return self._screened(memory, view, rng) if found is None else found
 
@@ -168,10 +173,13 @@ class PortfolioSampler:
         few = min(len(elites), max(2, min(10, memory.completed // 8)))
         return elites[int((u - best) / (1.0 - best) * few)]
 
-    def _screened(self, memory: Memory, view: View, rng: Generator) -> Proposal:
-        """The candidate that the model likes best among those that were never asked."""
+    def _screened(
+        self, memory: Memory, view: View, rng: Generator, untried: Sequence[tuple[int, int]] = ()
+    ) -> Proposal:
+        """The candidate that the model likes best among those that were never asked; of those that have one of the `untried`
+        options, where there are any."""
         assert self._screen is not None
-        found, space, seen = self._screen.ranked(view, rng), view.space, view.state.seen
+        found, space, seen = self._screen.ranked(view, rng, untried), view.space, view.state.seen
         at = found.order[0]
         for i in found.order:  # the first one that was never asked; where there is none, the proposer looks further
             new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist(), rng)

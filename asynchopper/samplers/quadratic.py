@@ -21,6 +21,7 @@ _LOW = np.log(np.array([1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12]))
 _HIGH = np.log(np.array([1e4, 1e4, 1e4, 1e4, 1e2, 1e1]))
 _CONSTANT = 100.0  # the variance of the value at the origin; large, since nothing is known of it
 _JITTER = 1e-12
+_SMALL = 1e-150  # the square of what is smaller is no float
 _LARGEST = 1e6  # times the median; a value above it says no more than one that is there
 
 
@@ -36,6 +37,8 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector, float] | None:
     middle = float(np.median(t))
     if middle > 0:
         t = np.minimum(t, _LARGEST * middle)
+    if 0.0 < (top := float(t.max())) < _SMALL:
+        t = t / top
     scale = float(t.std())
     if not scale > 0:
         return None

@@ -59,6 +59,10 @@ class Features:
                 if leaf.index in place:
                     self.parents.append((latent.d + place[leaf.index], owner, option))
                 self.parents += [(c, owner, option) for c in latent.columns(leaf.index)]
+        self.owners = {
+            column - latent.d: (owner, option) for column, owner, option in self.parents if column >= latent.d
+        }
+        """Of each option that is conditional: its owner's place among the options, the option."""
 
     def of(self, z: Vector, codes: Codes) -> Vector:
         """Features of candidates; a code of -1 is an option that does not exist there."""
@@ -84,6 +88,8 @@ class Screen:
         self._lowest: tuple[Vector, list[int], float] | None = None
         self._out: dict[int, Elite] = {}  # the last that were running
         self._surrogate: Surrogate | None = None
+        self._untried = {(k, option) for k, n in enumerate(self.features.sizes) for option in range(n)}
+        self._looked = 0  # at so many trials, for options that have been tried
         self.ready = (
             self.features.usable
             and 0 < len(self.features.groups) <= tuning.model_width
@@ -107,18 +113,47 @@ class Screen:
             points = memory.known(state)
             x = self.features.of(*self._points(points))
             y = squash(np.array([e.loss for e in points]))
+            failing = self._failing(x)
+            x, y = np.concatenate([x, failing]), np.append(y, np.full(len(failing), y.max()))
             self._surrogate = Surrogate(x, y, self._lengths, self.features.groups)
             self._made_at = memory.rows
         assert self._surrogate is not None
         return self._surrogate
 
-    def ranked(self, view: View, rng: Generator) -> Candidates:
+    def _failing(self, x: Vector) -> Vector:
+        """The features of trials without a value, where two of the three nearest to them, among these and the points `x`, have
+        none either: others may have failed by chance."""
+        if len(self.memory.failed) < 3:  # each needs two others
+            return x[:0]
+        assert self._lengths is not None
+        failed = self.features.of(*self._points(list(self.memory.failed)))
+        n, scale = len(x), self._lengths.values[self.features.groups]
+        there, here = np.concatenate([x, failed]) / scale, failed / scale
+        away = ((here[:, None] - there) ** 2).sum(2)
+        away[np.arange(len(failed)), n + np.arange(len(failed))] = math.inf  # from itself
+        nearest = np.argsort(away, 1, kind="stable")[:, :3]
+        return np.asarray(failed[(nearest >= n).sum(1) >= 2])
+
+    def untried(self, view: View) -> list[tuple[int, int]]:
+        """Options that no trial has had, nor has one that is out: (the place among the options, the option)."""
+        if not self._untried:
+            return []
+        state, options = view.state, self.latent.options
+        while self._looked < self.memory.rows and self._untried:
+            values = state.space.legal(state.table.row(self._looked))
+            self._untried.difference_update([(k, values[i]) for k, i in enumerate(options)])
+            self._looked += 1
+        out = {(k, values[i]) for _, values in view.running for k, i in enumerate(options)}
+        return sorted(self._untried - out)
+
+    def ranked(self, view: View, rng: Generator, untried: Sequence[tuple[int, int]] = ()) -> Candidates:
         """Candidates, the most promising first: the lowest mu - beta s (Srinivas et al., arXiv:0912.3995); beta goes
-        through a cycle, so that candidates that are out together differ."""
+        through a cycle, so that candidates that are out together differ. Each has one of the `untried` options, where there
+        are any."""
         state = view.state
         model = self._model(state)
         counts = self.tuning.candidates if self.latent.options else self.tuning.candidates_of_numbers
-        made = self.candidates(counts, view.temperature, rng)
+        made = self.candidates(counts, view.temperature, rng, untried)
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(view))
         betas = self.tuning.betas
         beta = betas[view.then.number % len(betas)] * (1.0 - 0.7 * view.progress)
@@ -189,7 +224,9 @@ class Screen:
                 codes[off, column - self.latent.d] = -1
         return out
 
-    def candidates(self, counts: Sequence[int], temperature: float, rng: Generator) -> Candidates:
+    def candidates(
+        self, counts: Sequence[int], temperature: float, rng: Generator, untried: Sequence[tuple[int, int]] = ()
+    ) -> Candidates:
         """So many candidates from each move, and from the whole space, in this order."""
         memory, latent = self.memory, self.latent
         d, n, elites = latent.d, max(1, latent.n), memory.elites
@@ -242,6 +279,12 @@ class Screen:
             codes = np.where(flip, new, codes)
             mix = (kind == DIFFERENCE)[:, None] & (rng.random(flip.shape) < 0.5) & (from_elite >= 0)
             codes = np.where(mix, from_elite, codes)
+        for row, at in enumerate(rng.integers(len(untried), size=m).tolist() if untried else ()):
+            k, option = untried[at]
+            codes[row, k] = option
+            while k in self.features.owners:
+                k, option = self.features.owners[k]
+                codes[row, k] = option
         if self.features.parents:
             z = self._activate(z, codes, base_codes[chosen], elites, rng)
         z = self.latent.snap(z)

@@ -65,6 +65,10 @@ class Tuning:
     best: int = 100
     latest: int = 50
     fitted: int = 90
+    failed: int = 40
+    """The latest trials without a value that it sees."""
+    untried: float = 0.3
+    """The part of its candidates that have an option which was never tried, while there are such options."""
 
     # the quadratic around the best: the least and the largest part of the screened proposals that it gets, the points
     # that it sees, for each of its coefficients and at most, and the shortest radius, which a smooth function's end needs

@@ -89,7 +89,7 @@ class Array(Parameter):
             x = np.log(np.clip(value, s.low, s.high))
             return np.asarray(np.clip((x - s._a) / max(s._b - s._a, 1e-300), 0.0, 1.0))
         if isinstance(s, Float):
-            return np.asarray((np.clip(value, s.low, s.high) / 2 - s._a / 2) / max(s._b / 2 - s._a / 2, 1e-300))
+            return np.asarray((np.clip(value, s.low, s.high) / 2 - s._a / 2) / max(s._b / 2 - s._a / 2, 5e-324))
         assert isinstance(s, Grid)
         return (self._index(value) + 0.5) / s.n
 

@@ -155,7 +155,7 @@ class Float(Scalar):
         if self._a == self._b:
             return 0.5
         z = (math.log(x) if self.log else x) / 2 - self._a / 2
-        return z / max(self._b / 2 - self._a / 2, 1e-300)
+        return z / max(self._b / 2 - self._a / 2, 5e-324)
 
     def accept(self, given: Any) -> float:
         x = as_float(given)
@@ -282,6 +282,7 @@ class IntGrid(Grid):
         if first > last:
             raise SpaceError(f"int({low}, {high}, multiple_of={step}): there is no multiple of {step} in the range")
         super().__init__(last - first + 1, "int")
+        log = log and math.log(low - 0.5) < math.log(high + 0.5)  # a float does not tell such large ones apart
         self.low, self.high, self.step, self.log, self._first = low, high, step, log, first
         self._a, self._b = (math.log(low - 0.5), math.log(high + 0.5)) if log else (0.0, 0.0)
         if log and init is MISSING:
