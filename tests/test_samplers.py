@@ -688,8 +688,8 @@ def test_evaluations_that_fail_by_chance_are_not_fled_from() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 16])
-@pytest.mark.parametrize("nested", [False, True], ids=["plain", "nested"])
-def test_every_option_is_tried_also_where_there_are_many(slots: int, nested: bool) -> None:
+@pytest.mark.parametrize("nested", ["", "good", "bad"], ids=["plain", "nested", "in a worse branch"])
+def test_every_option_is_tried_also_where_there_are_many(slots: int, nested: str) -> None:
     many = ah.choice(*range(30))
     tree = {"c": ah.choice("none", {"of": many}) if nested else many, "x": ah.float(0, 1), "y": ah.float(0, 1)}
 
@@ -703,10 +703,11 @@ def test_every_option_is_tried_also_where_there_are_many(slots: int, nested: boo
 
         def objective(params: dict[str, Any]) -> float:
             tried.add(option(params))  # noqa: B023 - called before the loop goes on
-            return abs(option(params) - 17) / 30 + (params["x"] - 0.2) ** 2 + (params["y"] - 0.7) ** 2
+            own = abs(option(params) - 17) / 30 if nested != "bad" else 0.0 if params["c"] == "none" else 0.5
+            return own + (params["x"] - 0.2) ** 2 + (params["y"] - 0.7) ** 2
 
         ends.append(Driven(tree, 150, seed).run(objective, 150, slots))
-        assert len(tried) >= 25
+        assert len(tried) >= 28
     assert np.median(ends) < 0.04
 
 

@@ -1,4 +1,7 @@
-"""A small Gaussian process: Matern 5/2 with a length for each parameter. Numpy alone.
+"""A small Gaussian process: Matern 5/2 with a length for each parameter, and what options do by themselves. Numpy alone.
+
+Points are rows of features: first those that have lengths, as many as there are in `groups`, and then those whose products
+are added to the kernel as they are.
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006 (equation numbers below). The prior on the lengths
 grows with the square root of their number: Hvarfner et al., "Vanilla Bayesian Optimization Performs Great in High
@@ -55,12 +58,12 @@ def squash(losses: Vector) -> Vector:
 
 def fit(x: Vector, y: Vector, groups: np.ndarray[Any, np.dtype[np.intp]]) -> Lengths:
     """The lengths and the noise that make `y` likeliest, under their prior; feature `j` belongs to `groups[j]`."""
-    g = int(groups.max()) + 1
+    g, x, alone = int(groups.max()) + 1, x[:, : len(groups)], _alone(x, x, groups)
     centre = math.log(0.6 * math.sqrt(g))
     best: tuple[float, Vector] | None = None
     for shift in (-1.0, -0.3, 0.4):
         theta = np.append(np.full(g, centre + shift), math.log(1e-3))
-        value = _likelihood(theta, x, y, groups, centre)[0]
+        value = _likelihood(theta, x, y, alone, groups, centre)[0]
         if best is None or value > best[0]:
             best = value, theta
     assert best is not None
@@ -68,7 +71,7 @@ def fit(x: Vector, y: Vector, groups: np.ndarray[Any, np.dtype[np.intp]]) -> Len
     pace, before = np.full(g + 1, 0.15), np.zeros(g + 1)
     top = best
     for _ in range(_ITERATIONS):  # Rprop: the sign of the slope decides, so its scale does not matter
-        value, slope = _likelihood(theta, x, y, groups, centre)
+        value, slope = _likelihood(theta, x, y, alone, groups, centre)
         if value > top[0]:
             top = value, theta.copy()
         turn = slope * before
@@ -80,10 +83,22 @@ def fit(x: Vector, y: Vector, groups: np.ndarray[Any, np.dtype[np.intp]]) -> Len
     return Lengths(np.exp(top[1][:-1]), float(math.exp(top[1][-1])))
 
 
+def _alone(a: Vector, b: Vector, groups: np.ndarray[Any, np.dtype[np.intp]]) -> Vector | float:
+    """What the features without lengths add to the kernel between two sets of points."""
+    g = len(groups)
+    return product(a[:, g:], b[:, g:].T) if a.shape[1] > g else 0.0
+
+
 def _likelihood(
-    theta: Vector, x: Vector, y: Vector, groups: np.ndarray[Any, np.dtype[np.intp]], centre: float
+    theta: Vector,
+    x: Vector,
+    y: Vector,
+    alone: Vector | float,
+    groups: np.ndarray[Any, np.dtype[np.intp]],
+    centre: float,
 ) -> tuple[float, Vector]:
-    """The log posterior of log lengths and log noise, the signal's variance profiled out, and its slope (eq. 5.9)."""
+    """The log posterior of log lengths and log noise, the signal's variance profiled out, and its slope (eq. 5.9); `alone` is
+    added to the kernel of `x`."""
     n = len(y)
     xs = x / np.exp(theta[:-1])[groups]
     r2 = (xs * xs).sum(1)[:, None] + (xs * xs).sum(1) - 2.0 * product(xs, xs.T)
@@ -93,6 +108,7 @@ def _likelihood(
     noise = math.exp(theta[-1])
     k = (1.0 + r + (5.0 / 3.0) * r2) * e
     k.flat[:: n + 1] = 1.0 + noise + 1e-8
+    k += alone
     sign, logdet = np.linalg.slogdet(k)
     if sign <= 0:
         return -math.inf, np.zeros(len(theta))
@@ -116,28 +132,31 @@ class Surrogate:
     """The process given some points. `predict` gives means and deviations of others."""
 
     def __init__(self, x: Vector, y: Vector, lengths: Lengths, groups: np.ndarray[Any, np.dtype[np.intp]]) -> None:
-        self._scale = 1.0 / lengths.values[groups]
-        self._x = x * self._scale
-        k = matern(self._x, self._x)
+        self._groups, self._scale = groups, 1.0 / lengths.values[groups]
+        self._x = x
+        k = self._kernel(x, x)
         n = len(y)
-        k.flat[:: n + 1] = 1.0 + max(lengths.noise, 1e-6) + 1e-8
+        k.flat[:: n + 1] += max(lengths.noise, 1e-6) + 1e-8
         self._noise = lengths.noise
         self._inverse = inverse(k)
         self._alpha = self._inverse @ y
         self._variance = max(float(y @ self._alpha) / n, 1e-6)
 
+    def _kernel(self, a: Vector, b: Vector) -> Vector:
+        g = len(self._groups)
+        return matern(a[:, :g] * self._scale, b[:, :g] * self._scale) + _alone(a, b, self._groups)
+
     def predict(self, x: Vector, running: Vector | None) -> tuple[Vector, Vector]:
         """Means and standard deviations at `x`; points that are `running` make the deviation smaller around them."""
-        xs = x * self._scale
-        k = matern(xs, self._x)
+        k = self._kernel(x, self._x)
         mean = k @ self._alpha
         half = product(k, self._inverse)
-        variance = 1.0 - (half * k).sum(1)
+        alone = x[:, len(self._groups) :]
+        variance = 1.0 + (alone * alone).sum(1) - (half * k).sum(1)
         if running is not None and len(running):
-            rs = running * self._scale
-            kr = matern(rs, self._x)
-            among = matern(rs, rs) - product(product(kr, self._inverse), kr.T)
-            among.flat[:: len(rs) + 1] += self._noise + 1e-6
-            cross = matern(xs, rs) - product(half, kr.T)
+            kr = self._kernel(running, self._x)
+            among = self._kernel(running, running) - product(product(kr, self._inverse), kr.T)
+            among.flat[:: len(running) + 1] += self._noise + 1e-6
+            cross = self._kernel(x, running) - product(half, kr.T)
             variance -= (product(cross, inverse(among)) * cross).sum(1)
         return mean, np.sqrt(np.maximum(variance, 1e-10) * self._variance)

@@ -11,6 +11,7 @@ import numpy as np
 from asynchopper.samplers.base import View
 from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Latent, Vector
+from asynchopper.samplers.linear import product
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
 from asynchopper.samplers.quadratic import lowest, quadratic
@@ -19,6 +20,7 @@ from asynchopper.space import Choice, Generator
 from asynchopper.state import State
 
 Codes = np.ndarray[Any, np.dtype[np.intp]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _RUNNING = 64  # running points that the model looks at
 _FEWEST = 4  # points for a quadratic
@@ -36,9 +38,11 @@ class Candidates(NamedTuple):
 
 
 class Features:
-    """Candidates as the model sees them: coordinates, then one column for two options, k columns for k of them."""
+    """Candidates as the model sees them: coordinates, then one column for two options, k columns for k of them; and where there
+    are options, each of them once more, for what it does wherever the others are."""
 
-    def __init__(self, latent: Latent) -> None:
+    def __init__(self, latent: Latent, alone: float) -> None:
+        """`alone` is what options say by themselves, in units of all else."""
         self.latent = latent
         space = latent.space
         self.sizes = [_options(space.leaves[i].param) for i in latent.options]
@@ -46,6 +50,8 @@ class Features:
         for k, n in enumerate(self.sizes):
             groups += [latent.d + k] * (0 if n == 0 else 1 if n == 2 else n)
         self.groups = np.array(groups, np.intp)
+        """Of the columns that have lengths: which one."""
+        self._alone = math.sqrt(alone / max(1, len(self.sizes)))
         place = {i: k for k, i in enumerate(latent.options)}
         self.parents: list[tuple[int, int, int]] = []
         """Of each conditional leaf: (its column, its owner's place among the options, the option)."""
@@ -73,6 +79,7 @@ class Features:
                 columns.append(np.where(c < 0, 0.5, c).astype(np.float64)[:, None])
             else:
                 columns.append((c[:, None] == np.arange(n)) * 0.7071067811865476)
+        columns += [(codes[:, k, None] == np.arange(n)) * self._alone for k, n in enumerate(self.sizes)]
         return np.concatenate(columns, axis=1) if len(columns) > 1 else z
 
 
@@ -81,7 +88,7 @@ class Screen:
 
     def __init__(self, memory: Memory, tuning: Tuning) -> None:
         self.memory, self.tuning, self.latent = memory, tuning, memory.latent
-        self.features = Features(memory.latent)
+        self.features = Features(memory.latent, tuning.alone)
         self._fitted_to: list[Elite] | None = None
         self._lengths: Lengths | None = None
         self._made_at = self._lowest_at = -1
@@ -128,8 +135,9 @@ class Screen:
         assert self._lengths is not None
         failed = self.features.of(*self._points(list(self.memory.failed)))
         n, scale = len(x), self._lengths.values[self.features.groups]
-        there, here = np.concatenate([x, failed]) / scale, failed / scale
-        away = ((here[:, None] - there) ** 2).sum(2)
+        there = np.concatenate([x, failed])[:, : len(scale)] / scale
+        square = (there * there).sum(1)
+        away = square[n:, None] + square - 2.0 * product(there[n:], there.T)
         away[np.arange(len(failed)), n + np.arange(len(failed))] = math.inf  # from itself
         nearest = np.argsort(away, 1, kind="stable")[:, :3]
         return np.asarray(failed[(nearest >= n).sum(1) >= 2])
@@ -140,8 +148,9 @@ class Screen:
             return []
         state, options = view.state, self.latent.options
         while self._looked < self.memory.rows and self._untried:
-            values = state.space.legal(state.table.row(self._looked))
-            self._untried.difference_update([(k, values[i]) for k, i in enumerate(options)])
+            if self._looked not in state.table.foreign:  # those have other options by now than they had
+                values = state.space.legal(state.table.row(self._looked))
+                self._untried.difference_update([(k, values[i]) for k, i in enumerate(options)])
             self._looked += 1
         out = {(k, values[i]) for _, values in view.running for k, i in enumerate(options)}
         return sorted(self._untried - out)
@@ -213,7 +222,7 @@ class Screen:
         }
         return self.features.of(*self._points(list(self._out.values())))
 
-    def _inactive(self, z: Vector, codes: Codes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def _inactive(self, z: Vector, codes: Codes) -> Mask:
         """Which coordinates do not exist; empties the options that do not, in place. Owners come before what they own."""
         out = np.zeros(z.shape, np.bool_)
         for column, owner, option in self.features.parents:
@@ -279,22 +288,26 @@ class Screen:
             codes = np.where(flip, new, codes)
             mix = (kind == DIFFERENCE)[:, None] & (rng.random(flip.shape) < 0.5) & (from_elite >= 0)
             codes = np.where(mix, from_elite, codes)
+        meant = np.zeros(codes.shape, np.bool_)
         for row, at in enumerate(rng.integers(len(untried), size=m).tolist() if untried else ()):
             k, option = untried[at]
-            codes[row, k] = option
+            codes[row, k], meant[row, k] = option, True
             while k in self.features.owners:
                 k, option = self.features.owners[k]
-                codes[row, k] = option
+                codes[row, k], meant[row, k] = option, True
         if self.features.parents:
-            z = self._activate(z, codes, base_codes[chosen], elites, rng)
+            z = self._activate(z, codes, base_codes[chosen], meant, elites, rng)
         z = self.latent.snap(z)
         if self.features.parents:
             z[self._inactive(z, codes)] = 0.5
         parents = [elites[i] for i in chosen.tolist()]
         return Candidates(z, codes, parents, np.minimum(kind, CMA).tolist(), steps, [])
 
-    def _activate(self, z: Vector, codes: Codes, before: Codes, elites: list[Elite], rng: Generator) -> Vector:
-        """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random."""
+    def _activate(
+        self, z: Vector, codes: Codes, before: Codes, meant: Mask, elites: list[Elite], rng: Generator
+    ) -> Vector:
+        """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random; but for the
+        options that are `meant`."""
         for column, owner, option in self.features.parents:
             new = (codes[:, owner] == option) & (before[:, owner] != option)
             k = int(new.sum())
@@ -316,7 +329,7 @@ class Screen:
                 fresh_codes = rng.integers(self.features.sizes[place], size=k)
                 if donor is not None:
                     fresh_codes = np.where(copied, donor.values[leaf], fresh_codes)
-                codes[new, place] = fresh_codes
+                codes[new, place] = np.where(meant[new, place], codes[new, place], fresh_codes)
         return z
 
 

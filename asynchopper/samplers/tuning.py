@@ -67,6 +67,8 @@ class Tuning:
     fitted: int = 90
     failed: int = 40
     """The latest trials without a value that it sees."""
+    alone: float = 3.0
+    """What options say in its kernel wherever the numbers are, in units of all else."""
     untried: float = 0.3
     """The part of its candidates that have an option which was never tried, while there are such options."""
 
