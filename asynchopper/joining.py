@@ -22,7 +22,6 @@ from asynchopper.opening import (
     say_changes,
     say_spent,
 )
-from asynchopper.records import lean
 from asynchopper.samplers import Proposer
 from asynchopper.shared import SharedJournal
 from asynchopper.space import Given, Space
@@ -100,7 +99,7 @@ async def _created(storage: SharedStorage, opening: Opening, mine: State, seed: 
     run = run_fact(state, opening.budget, state.elapsed)
     state.fold(run)
     facts.append(run)
-    records = await aside(lambda: [lean(record) for record in encoded(facts, mine.space)])
+    records = await aside(encoded, facts, mine.space)
     if not await storage.create(records, _limit(run, opening)):
         return None
     if len(records) > 2:

@@ -243,7 +243,8 @@ def to_number(value: Any, where: str = "the objective") -> float:
         hasattr(value, "__float__") or hasattr(value, "__index__")
     ):
         try:
-            if getattr(value, "mask", False):
+            mask = getattr(value, "mask", False)
+            if not callable(mask) and mask:
                 raise TypeError("it is masked")
             # NumPy has no float of an array of one entry
             return float(value.item() if hasattr(value, "item") else value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -33,6 +34,8 @@ class Session:
         self._ledger: Ledger | None = None
         self._out: dict[int, RunningTrial] = {}
         self._told: set[int] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
+        """What goes on of asking where nobody waits for it any more."""
         self._thinking = asyncio.Lock()
         """Held by whoever asks, since a candidate may take a while."""
 
@@ -54,13 +57,18 @@ class Session:
         reason = "error" if error is not None and isinstance(error, Exception) else self._reason(ledger)
         self._ledger = None
         try:
-            cancelled = await closed(self._search._end(ledger, reason))
+            cancelled = await closed(self._ended(ledger, reason))
         except StorageError:
             if error is None:  # otherwise it has reached the caller already, or something worse has
                 raise
             return
         if cancelled:
             raise asyncio.CancelledError
+
+    async def _ended(self, ledger: Ledger, reason: str) -> None:
+        if self._given_up:
+            await asyncio.wait(self._given_up)
+        await self._search._end(ledger, reason)
 
     def __repr__(self) -> str:
         state = "closed" if self._ledger is None else f"{len(self._out)} out"
@@ -79,12 +87,16 @@ class Session:
         Durable when it returns. Raises `StorageError` when it cannot be made so.
         """
         ledger = self._open()
+        while self._given_up:
+            await asyncio.wait(self._given_up)
         ledger.stir()
         while not self._search._stopping and (new := await self._next(ledger)) is not None:
             try:
                 await ledger.journal.commit()
-            except asyncio.CancelledError:
-                ledger.take_back(new[0])  # the caller never had it
+            except asyncio.CancelledError:  # the caller never had it
+                task = asyncio.create_task(self._given_back(ledger, new), name="asynchopper-given-up")
+                self._given_up.add(task)
+                task.add_done_callback(self._given_up.discard)
                 raise
             for trial, known in ledger.granted([new]):
                 if known is None:
@@ -95,6 +107,17 @@ class Session:
                 ledger.tell(trial, known)
                 await self._commit(ledger)
         return None
+
+    async def _given_back(self, ledger: Ledger, new: tuple[RunningTrial, Outcome | None]) -> None:
+        """Waits for what becomes of a candidate, and gives it back."""
+        with contextlib.suppress(StorageError):  # the next call will say so
+            await ledger.journal.commit()
+            for trial, known in ledger.granted([new]):
+                if known is None:
+                    ledger.take_back(trial)
+                else:
+                    await self._quiet(ledger)
+                    ledger.tell(trial, known)
 
     async def _next(self, ledger: Ledger) -> tuple[RunningTrial, Outcome | None] | None:
         async with self._thinking:

@@ -61,6 +61,8 @@ class SharedJournal(Journal):
         self.turns = 0
         self.refused: dict[RunningTrial, str] = {}
         """Asked in vain, and why, until the ledger has taken note."""
+        self.answered: set[RunningTrial] = set()
+        """Asked though the candidate is known, since that is its answer; until the ledger has taken note."""
         self.heard: Callable[[Reply], None] = lambda reply: None
         self._batch: _Turn = _Turn()
         self._news: News | None = None
@@ -210,8 +212,10 @@ class SharedJournal(Journal):
     def _fold_again(self, staged: list[_Staged]) -> None:
         state, seen = self.state, self.state.seen
         for fact, trial in staged:
-            if isinstance(fact, Asked) and trial is not None and seen is not None and fact.key in seen:
-                self.refused[trial] = "known"  # somebody has asked for it meanwhile
+            if seen is None or trial is None or trial in self.answered:
+                continue
+            if isinstance(fact, Asked) and fact.key in seen:  # somebody has asked for it meanwhile
+                self.refused[trial] = "known"
         staged[:] = [one for one in staged if one[1] not in self.refused]
         for i, (fact, trial) in enumerate(staged):
             if isinstance(fact, Asked) and trial is not None:

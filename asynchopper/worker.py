@@ -88,6 +88,8 @@ class SharedLedger(Ledger):
     def take(self, chosen: Next) -> tuple[RunningTrial, Outcome | None]:
         taken = super().take(chosen)
         self._chosen[taken[0]] = chosen
+        if chosen.answered is not None:
+            self._shared_journal.answered.add(taken[0])
         return taken
 
     def _old(self) -> RunningTrial:
@@ -102,6 +104,7 @@ class SharedLedger(Ledger):
         for trial, known in asked:
             chosen = self._chosen.pop(trial, None)
             why = refused.pop(trial, None)
+            self._shared_journal.answered.discard(trial)
             if why is None:
                 if trial.attempt > 1:
                     known = self._given_up(trial)
@@ -119,6 +122,8 @@ class SharedLedger(Ledger):
         if self.dry is None:
             self.dry = "steps"
             budget = self.state.run.budget if self.state.run is not None else {}
+            if budget == self.budget.describe():
+                return
             _log.warning(
                 "%s: while this worker was not heard of, others began another budget (%s), which is spent; this run ends with it",
                 self._shared_journal.shared.location, budget_words(budget),
@@ -169,11 +174,6 @@ class SharedLedger(Ledger):
         await super().save(trial, state)
 
     def take_back(self, trial: RunningTrial) -> None:
-        chosen = self._chosen.pop(trial, None)
-        if chosen is None:
-            self._asked_old = False
-        elif self.state.seen is not None:  # where it was granted, that will be seen
-            self._keep(chosen)
         self.tell(trial, Interrupted())
 
     # -- following

@@ -48,22 +48,20 @@ def wrap_n_times(
         )
     if not callable(objective):
         raise UsageError(f"wrap_n_times(): the objective must be callable, got {objective!r:.80}")
-    if pass_index_arg and not _takes_two(objective):
-        raise UsageError("wrap_n_times(pass_index_arg=True): the objective takes no second argument for the index")
+    if pass_index_arg:
+        try:
+            inspect.signature(objective).bind_partial(None, 0)
+        except TypeError:
+            raise UsageError(
+                "wrap_n_times(pass_index_arg=True): the objective takes no second argument for the index"
+            ) from None
+        except ValueError:  # some builtins have no signature
+            pass
     kind = kind_of(objective)
     if kind in ("async generator", "generator"):
         raise UsageError("wrap_n_times() takes an objective that returns its value, not one that yields estimates")
     repeated = _RepeatedAsync if kind == "coroutine" else _Repeated
     return repeated(objective, times, first, reduction, pass_index_arg)
-
-
-def _takes_two(objective: Objective) -> bool:
-    try:
-        own = inspect.signature(objective).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature
-        return True
-    places = [p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own]
-    return sum(places) >= 2 or any(p.kind is p.VAR_POSITIONAL for p in own)
 
 
 class _Wrapped:

@@ -602,3 +602,12 @@ async def test_a_value_that_is_masked_is_none() -> None:
     with pytest.raises(ObjectiveError, match="which is not one number: it is masked"):
         await run(lambda params: np.ma.masked)
     await run(lambda params: np.ma.array([1.0])[0])
+
+    class Column:
+        """As one of a frame, whose `mask` is a method."""
+
+        def mask(self) -> None: ...
+        def __float__(self) -> float:
+            return 1.5
+
+    assert (await run(lambda params: Column())).best_value == 1.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -286,8 +287,10 @@ def test_own_moves_replace_the_parameters_own() -> None:
         lambda strength, v: v + strength / 8,
         lambda v, r, s: v + s / 8,
         lambda value, part=8, strength=1.0: value + strength / part,
+        functools.partial(lambda value, rng, strength: value + strength, strength=0.125),
+        functools.wraps(lambda v, r, s: None)(lambda *given: given[0] + given[2] / 8),
     ],
-    ids=["all", "by keyword", "by name and by place", "in another order", "by place", "beside a default"],
+    ids=["all", "by keyword", "by name and by place", "in another order", "by place", "default", "partial", "wrapped"],
 )
 def test_a_move_of_ones_own_gets_what_it_names(mutate: Any) -> None:
     space = Space({"x": ah.float(0, 1, mutate=mutate)})

@@ -62,7 +62,8 @@ class ProcessExecutor:
         for leaf in self._space.leaves:
             if isinstance(leaf.param, Choice) and not leaf.param.nested:
                 try:
-                    ForkingPickler.dumps(leaf.param.options)
+                    for option in leaf.param.options:
+                        ForkingPickler.dumps(option)
                 except Exception as e:
                     raise UsageError(
                         f"executor='process': the options of {leaf.path} cannot be sent to another process ({e})"

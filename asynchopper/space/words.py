@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import operator
@@ -213,21 +214,28 @@ def _bound(fn: Draw, names: tuple[str, ...]) -> Draw:
     is left, in our order."""
     if not callable(fn):
         raise SpaceError(f"sample= and mutate= take functions, got {fn!r:.80}")
+    given_already: set[str] = set()
+    inner = fn
+    while isinstance(inner, functools.partial):
+        given_already |= inner.keywords.keys()
+        inner = inner.func
     try:
         own = [p for p in inspect.signature(fn).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     except (TypeError, ValueError):  # some builtins have no signature
         return lambda *given: fn(*given[: len(names) - 1])
-    called = {p.name: "strength" if p.name == "temperature" else p.name for p in own}
-    wanted = [p for p in own if p.default is p.empty or called[p.name] in names]
+    called = {p.name: "strength" if p.name == "temperature" else p.name for p in own if p.name not in given_already}
     left = iter([n for n in names if n not in called.values()])
     places: list[int] = []
     by_name: dict[str, int] = {}
-    for p in wanted:
-        known = called[p.name] in names
-        ours = called[p.name] if known else None if p.kind is p.KEYWORD_ONLY else next(left, None)
+    for p in own:
+        ours: str | None = called.get(p.name)
+        if ours not in names:
+            if p.default is not p.empty:
+                continue
+            ours = None if p.kind is p.KEYWORD_ONLY else next(left, None)
         if ours is None:
-            raise SpaceError(f"{fn!r:.80} wants {len(wanted)} arguments, {p.name} among them; there are {names}")
-        if p.kind is p.POSITIONAL_ONLY:
+            raise SpaceError(f"{fn!r:.80} wants {p.name}, too; there are {names}")
+        if p.kind is not p.KEYWORD_ONLY and len(places) == own.index(p):  # as a decorator with *args wants it
             places.append(names.index(ours))
         else:
             by_name[p.name] = names.index(ours)

@@ -200,8 +200,8 @@ class RedisStorage(RedisLog):
             raise
         if self._alarm is not None:
             self._alarm.clear()  # a failover that has come to a good end
-        told, nothing = self._reply(reply, news), itertools.repeat(_REFUSALS[b"none"], unasked)
-        return told if told.whole else told._replace(grants=[*told.grants, *nothing])
+        told = self._reply(reply, news)
+        return told._replace(grants=[*told.grants, *[_REFUSALS[b"none"]] * (unasked - len(told.grants))])
 
     def _behind(self, reply: Sequence[Any], news: list[Entry]) -> None:
         _, self._last, records = reply

@@ -13,7 +13,9 @@ from asynchopper_backends.redis import RedisStorage
 
 import asynchopper as ah
 from asynchopper.errors import CheckpointLocked, SpaceError
+from asynchopper.shared import SharedJournal
 from tests.redis.fleet import log_of
+from tests.redis.proxy import Proxy
 from tests.servers import Server
 
 BOUND_S = 60
@@ -75,6 +77,72 @@ async def test_no_candidate_is_evaluated_twice_where_there_is_much_news(server: 
         found = [t.params["x"] for t in await asyncio.gather(*[behind.ask() for _ in range(5)]) if t is not None]
         assert len(found) == 5 and not known & set(found)
         assert (2060 in found) != (2060 in known), "a guess is not forgotten"
+
+
+async def test_a_turn_that_was_behind_may_lose_its_reply(
+    server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said again without what it had asked, it is answered as it was the first time."""
+    async with Proxy(server.port) as proxy, asyncio.timeout(BOUND_S):
+        url, far = server.url(name), server.url(name).replace(str(server.port), str(proxy.port))
+        busy, late = ah.Search(x=ah.int(1, 100_000)), ah.Search(x=ah.int(1, 100_000))
+        async with (
+            busy.session(endless=True, checkpoint_path=url) as ahead,
+            late.session(endless=True, checkpoint_path=far) as behind,
+        ):
+            held = [t for _ in range(3) if (t := await behind.ask()) is not None]
+            for _ in range(11):
+                trials = [t for t in await asyncio.gather(*[ahead.ask() for _ in range(100)]) if t is not None]
+                await asyncio.gather(*[ahead.tell(t, 1.0) for t in trials])
+            before = RedisStorage._behind
+
+            def lost(self: RedisStorage, reply: Any, news: Any) -> None:
+                before(self, reply, news)
+                monkeypatch.undo()
+                proxy.fault = "replies lost"
+                asyncio.get_running_loop().call_later(0.2, setattr, proxy, "fault", "none")
+
+            monkeypatch.setattr(RedisStorage, "_behind", lost)
+            found, *_ = await asyncio.gather(
+                asyncio.gather(*[behind.ask() for _ in range(4)]), *[behind.tell(t, 2.0) for t in held]
+            )
+            assert proxy.lost and len({t.params["x"] for t in found if t is not None}) == 4
+    told = [r["id"] for r in log_of(server, name) if r["kind"] == "told"]
+    assert len(told) == len(set(told)) and {t.id for t in held} <= set(told)
+
+
+async def test_answers_from_the_history_are_granted_whatever_others_say_meanwhile(server: Server, name: str) -> None:
+    async def work(session: ah.Session) -> None:
+        while (trial := await session.ask()) is not None:
+            await session.tell(trial, 1.0)
+
+    words: dict[str, Any] = {"steps": 600, "checkpoint_path": server.url(name), "duplicates": "reuse"}
+    searches = [ah.Search(x=ah.int(1, 100)) for _ in range(2)]
+    turns = 0
+    async with searches[0].session(**words) as one, searches[1].session(**words) as other, asyncio.timeout(BOUND_S):
+        await asyncio.gather(*[work(session) for session in (one, other) for _ in range(8)])
+        for session in (one, other):
+            assert session._ledger is not None and isinstance(session._ledger.journal, SharedJournal)
+            turns += session._ledger.journal.turns
+            assert not session._ledger.journal.answered and not session._ledger.journal.refused
+    told = [r["id"] for r in log_of(server, name) if r["kind"] == "told"]
+    assert len(told) == len(set(told)) == 600 and turns < 1200
+
+
+async def test_a_guess_is_tried_though_whoever_asked_gave_up(server: Server, name: str) -> None:
+    words: dict[str, Any] = {"steps": 20, "checkpoint_path": server.url(name)}
+    async with a_search().session(**words) as killed:
+        await killed.ask()
+        await killed.ask()
+    search = a_search()
+    search.enqueue({"x": 0.123})
+    async with search.session(**words) as session:
+        await asked_in_vain(session)
+        found = []
+        while (trial := await session.ask()) is not None:
+            found.append(trial.params["x"])
+            await session.tell(trial, 1.0)
+    assert found.count(0.123) == 1 and len(found) == 20
 
 
 async def test_all_may_come_with_another_budget_where_nobody_is_at_work(server: Server, name: str) -> None:
