@@ -138,9 +138,8 @@ class _RemoteTrial(RunningTrial):
         return _Nothing()
 
     def add_cost(self, x: float) -> None:
-        self._cost = self._ask(
-            "more", to_cost(x, "add_cost")
-        )  # added up over there: several threads may say it at once
+        # added up over there, since several threads may say it at once
+        self._cost = self._ask("more", to_cost(x, "add_cost"))
 
     def _count(self, cost: float) -> None:
         self._cost = self._ask("cost", cost)
