@@ -227,7 +227,7 @@ def _bound(fn: Draw, names: tuple[str, ...]) -> Draw:
     left = iter([n for n in names if n not in called.values()])
     places: list[int] = []
     by_name: dict[str, int] = {}
-    for p in own:
+    for i, p in enumerate(own):
         ours: str | None = called.get(p.name)
         if ours not in names:
             if p.default is not p.empty:
@@ -235,11 +235,11 @@ def _bound(fn: Draw, names: tuple[str, ...]) -> Draw:
             ours = None if p.kind is p.KEYWORD_ONLY else next(left, None)
         if ours is None:
             raise SpaceError(f"{fn!r:.80} wants {p.name}, too; there are {names}")
-        if p.kind is not p.KEYWORD_ONLY and len(places) == own.index(p):  # as a decorator with *args wants it
+        if p.kind is not p.KEYWORD_ONLY and len(places) == i:  # as a decorator with *args wants it
             places.append(names.index(ours))
         else:
             by_name[p.name] = names.index(ours)
-    return lambda *given: fn(*[given[i] for i in places], **{name: given[i] for name, i in by_name.items()})
+    return lambda *given: fn(*[given[at] for at in places], **{name: given[at] for name, at in by_name.items()})
 
 
 def _bounds(low: Any, high: Any, said: str) -> tuple[float | int | None, float | int | None]:

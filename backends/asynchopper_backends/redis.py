@@ -52,7 +52,7 @@ class RedisStorage(RedisLog):
         reply = (await link.call(*words))[0]
         if reply[0] == b"empty" or overwrite:
             self._epoch = reply[1] if reply[0] == b"ok" else b""
-            self._state, self._overwrite = "worker", overwrite
+            self._state, self._overwrite = "worker", overwrite  # which says goodbye where it is refused
             if self._epoch and reply[3]:
                 self._refuse((b"busy", reply[3], seen.others[0] if seen.others else b""))
             return Joined(0, 0, 0, True, 0, 0.0)

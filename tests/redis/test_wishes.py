@@ -16,6 +16,7 @@ from asynchopper.errors import CheckpointLocked, SpaceError
 from asynchopper.shared import SharedJournal
 from tests.redis.fleet import log_of
 from tests.redis.proxy import Proxy
+from tests.redis.test_storage import key
 from tests.servers import Server
 
 BOUND_S = 60
@@ -29,6 +30,12 @@ def a_search() -> ah.Search:
 def evaluated(server: Server, name: str) -> list[bytes]:
     """The candidates that were asked for the first time."""
     return [orjson.dumps(r["params"]) for r in log_of(server, name) if r["kind"] == "asked" and r["attempt"] == 1]
+
+
+async def work(session: ah.Session) -> None:
+    """Tells all that can be asked."""
+    while (trial := await session.ask()) is not None:
+        await session.tell(trial, 1.0)
 
 
 async def asked_in_vain(session: ah.Session) -> None:
@@ -53,10 +60,6 @@ async def test_no_candidate_is_evaluated_twice_where_objectives_save_their_state
 
 
 async def test_no_candidate_is_evaluated_twice_where_many_ask_at_once(server: Server, name: str) -> None:
-    async def work(session: ah.Session) -> None:
-        while (trial := await session.ask()) is not None:
-            await session.tell(trial, 1.0)
-
     words: dict[str, Any] = {"endless": True, "checkpoint_path": server.url(name)}
     searches = [ah.Search(x=ah.int(1, 200)) for _ in range(2)]
     async with searches[0].session(**words) as one, searches[1].session(**words) as other, asyncio.timeout(BOUND_S):
@@ -112,10 +115,6 @@ async def test_a_turn_that_was_behind_may_lose_its_reply(
 
 
 async def test_answers_from_the_history_are_granted_whatever_others_say_meanwhile(server: Server, name: str) -> None:
-    async def work(session: ah.Session) -> None:
-        while (trial := await session.ask()) is not None:
-            await session.tell(trial, 1.0)
-
     words: dict[str, Any] = {"steps": 600, "checkpoint_path": server.url(name), "duplicates": "reuse"}
     searches = [ah.Search(x=ah.int(1, 100)) for _ in range(2)]
     turns = 0
@@ -161,14 +160,13 @@ async def test_all_may_come_with_another_budget_where_nobody_is_at_work(server: 
 async def test_who_has_only_joined_is_not_at_work_on_any_budget(server: Server, name: str) -> None:
     """As after all were killed: the log says of no end."""
     url = server.url(name)
-    storage, lost = RedisStorage(url), ah.Search(x=ah.float(0, 1))
-    gone = lost.session(steps=5, checkpoint_path=url)
+    storage, gone = RedisStorage(url), a_search().session(steps=5, checkpoint_path=url)
     await gone.__aenter__()
     joined = await storage.join()
     assert (joined.others, joined.begun) == (1, 1)
     with server.client() as client:  # its lease has ended
-        worker = next(k for k in client.zrange(f"asynchopper:{{{name}}}:alive", 0, 0))
-        client.zrem(f"asynchopper:{{{name}}}:alive", worker)
+        worker = client.zrange(key(name, "alive"), 0, 0)[0]
+        client.zrem(key(name, "alive"), worker)
     another = RedisStorage(url)
     assert ((joined := await another.join()).others, joined.begun) == (1, 0)
     await another.close()
@@ -185,7 +183,7 @@ async def test_who_may_not_replace_a_search_is_no_worker_in_it(server: Server, n
             async with a_search().session(steps=5, checkpoint_path=url, overwrite_checkpoint=True):
                 pass
         with server.client() as client:
-            assert client.zcard(f"asynchopper:{{{name}}}:alive") == 1
+            assert client.zcard(key(name, "alive")) == 1
     async with a_search().session(steps=5, checkpoint_path=url, overwrite_checkpoint=True):
         pass
 
@@ -225,15 +223,15 @@ async def test_a_guess_that_waited_is_not_evaluated_where_another_worker_has_had
 
 async def test_who_leaves_a_session_does_not_wait_for_a_server_that_is_away(home: Any, name: str) -> None:
     with Server(home) as server:
-        began, entered = 0.0, asyncio.Event()
+        entered = asyncio.Event()
 
-        async def work() -> None:
+        async def waiting() -> None:
             async with a_search().session(steps=5, checkpoint_path=server.url(name, patience=60)) as session:
                 await session.ask()
                 entered.set()
                 await asyncio.Event().wait()
 
-        working = asyncio.ensure_future(work())
+        working = asyncio.ensure_future(waiting())
         await asyncio.wait_for(entered.wait(), BOUND_S)
         server.process.send_signal(signal.SIGSTOP)
         try:
