@@ -155,10 +155,10 @@ local function hear(worker, kind, id, attempt, record)
   local current, n, owner = match(v, '^(%d+) (%d+) (.*)$')
   local mine = current == attempt and owner == worker
   if kind == 'told' then
+    add(record) -- first, since a full server refuses this, and nothing once a script has taken something away
     call('HDEL', out, id)
     if m.free > 0 then m.free = m.free - call('ZREM', free, id) end
     m.out, m.told = m.out - 1, m.told + 1
-    add(record)
     return mine and 1 or 2
   end
   if not mine then return 0 end
@@ -178,9 +178,9 @@ local function give(worker, key, record, known)
     local attempt, n = match(call('HGET', out, id), '^(%d+) (%d+)')
     local before = call('XRANGE', log, n + 1, n + 1)[1]
     if before then
-      call('ZREM', free, id)
-      m.free, attempt = m.free - 1, attempt + 1
-      call('HSET', out, id, attempt .. ' ' .. m.seq .. ' ' .. worker)
+      attempt = attempt + 1
+      call('HSET', out, id, attempt .. ' ' .. m.seq .. ' ' .. worker) -- refused by a full server, so first
+      m.free = m.free - call('ZREM', free, id)
       add((string.gsub(before[2][2], '^({"kind":"asked","id":%d+,"attempt":)%d+', '%1' .. attempt, 1)))
       return id .. ' ' .. attempt
     end

@@ -203,7 +203,7 @@ async def test_a_full_server_is_waited_for_and_then_named(home: Path, name: str)
         await run()
         exactly(server, name, 60)
         run = Run(server.url(name + "-2", patience=0.5))
-        run.at = {20: lambda: client.config_set("maxmemory", 1)}
+        run.at = {60: lambda: client.config_set("maxmemory", 1)}  # nothing is asked for any more
         with pytest.raises(ah.StorageError, match="maxmemory"):
             await run()
 
