@@ -62,6 +62,8 @@ class Latent:
         self.d = d
         self.n = d + len(self.options)
         """How many things can move."""
+        self.usual = self._usual()
+        """How many of them a candidate has, where its options are drawn."""
         self.narrow = not self.arrays and d <= _NARROW
         self.simple = self.narrow and space.packed and not owned
         """Whether candidates are columns of numbers and options, all of which the moves here can move."""
@@ -86,6 +88,14 @@ class Latent:
             self._even[columns] = 0.0
         self.bounded = self._bounds()
         """Which coordinates have bounds; `None` where all have."""
+
+    def _usual(self) -> float:
+        leaves, odds = self.space.leaves, list[float]()
+        for leaf in leaves:  # owners come before what they own
+            owner = leaf.parent[0] if leaf.parent is not None else None
+            odds.append(1.0 if owner is None else odds[owner] / leaves[owner].param.cardinality)
+        movable = [(i, 1) for i in (*self.scalars, *self.options)] + [(i, end - at) for i, at, end in self.arrays]
+        return sum(odds[i] * numbers for i, numbers in movable)
 
     def columns(self, leaf: int) -> range:
         """The coordinates of a leaf; none for an option."""

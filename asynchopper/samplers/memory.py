@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from asynchopper.history import COMPLETED, FAILED, NAN
+from asynchopper.samplers.branches import Branch, Branches
 from asynchopper.samplers.cma import FULL, Distribution
 from asynchopper.samplers.diagonal import Diagonal
 from asynchopper.samplers.latent import Latent, Vector
-from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, SPARSE, Tuning
+from asynchopper.samplers.tuning import CMA, MOVES, QUADRATIC, RACE, SPARSE, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
 
@@ -68,7 +69,7 @@ class Memory:
         """What an outcome counts: more and more, instead of what came before less and less."""
         self._counts = self.won, self.tried, self.weight
         self.learnt = 0
-        self._patience = 10 + 4 * self.latent.n
+        self._patience = 10 + 4 * self.latent.usual
         self.spent = 0.0
         """Seconds that all evaluations took together."""
         self.due = 1
@@ -86,6 +87,7 @@ class Memory:
         """The last trials that came to no value; not those that were pruned, of which there are estimates."""
         self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
         """Where the last descents ended."""
+        self.branches = Branches(self.latent, tuning)
         self._start(0)
 
     def _start(self, row: int) -> None:
@@ -100,6 +102,7 @@ class Memory:
         """How often a new best was sought and found: by all the moves, and by the quadratic."""
         self.steps = [self.tuning.first_step] * MOVES
         self.distribution: Distribution | Diagonal | None = None
+        self.branches.forget()
         self.recent: deque[int] = deque(maxlen=self.tuning.latest)
         """The rows of the last trials that completed."""
         self._made: dict[int, Elite] = {}
@@ -167,8 +170,11 @@ class Memory:
         table, sign = state.table, self.sign
         values, seconds, states = table.values, table.seconds, table.states
         moves, steps, parents = table.notes.usual
+        branched = bool(self.branches.owners)
         for row in range(self.rows, end):
             self.spent += seconds[row]
+            if branched:
+                self.branches.count(table, row)
             if states[row] != COMPLETED:
                 if states[row] in (FAILED, NAN):
                     self.failed.append(self._elite(state, math.inf, row))
@@ -179,15 +185,19 @@ class Memory:
             if not -_LARGEST <= loss <= _LARGEST:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
             move = moves[row] if row < len(moves) else -1
-            if 0 <= move < MOVES and parents[row] < row:  # a search may have been led by others before
+            if 0 <= move <= RACE and parents[row] < row:  # a search may have been led by others before
                 if parents[row] < self.since:  # it was out when this descent began
                     continue
-                if self.elites:
+                if self.elites and move < MOVES:
                     self._learn(state, loss, row, move, steps[row], parents[row])
+            if not 0 <= move < MOVES and self.elites and loss < self._losses[0]:
+                self._led(state, loss, row)
             if self.bottoms and self._at_a_bottom(self._elite(state, loss, row)):
                 if move >= 0 and self.elites and loss < self._losses[0]:
                     self._start(row + 1)  # it leads where another one has been
                 continue
+            if branched:
+                self.branches.add(table, row, loss)
             self.completed += 1
             if len(self.elites) < self.room or loss < self._losses[-1]:
                 self._keep(self._elite(state, loss, row))
@@ -202,6 +212,12 @@ class Memory:
                 self.bottoms.append(self.elites[0])
                 self._start(row + 1)
         self.rows = end
+
+    def _led(self, state: State, loss: float, row: int) -> None:
+        """There is a new best that no move has found, as in another branch."""
+        self.idle, self.level = 0, False
+        if self.distribution is not None:
+            self.distribution.feed(loss, self._elite(state, loss, row), -1.0)
 
     def _loss(self, state: State, row: int) -> float:
         """What is to be small. Infinities become large, since differences of losses are taken."""
@@ -297,6 +313,10 @@ class Memory:
         weight = self.weight
         others, own = [(g + 0.5 * weight) / (n + weight) for g, n in zip(self.gains, self.bets, strict=True)]
         return min(max(own / (own + others), low), high)
+
+    def best_of(self, branch: Branch, state: State) -> list[Elite]:
+        """The best trials of a branch."""
+        return [self._elite(state, loss, row) for loss, row in self.branches.best[branch]]
 
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""

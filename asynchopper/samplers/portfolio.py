@@ -13,8 +13,8 @@ from asynchopper.samplers.base import Next, Source, Stream, View, then_of
 from asynchopper.samplers.block import Blocks, Seeds
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
-from asynchopper.samplers.screen import Screen
-from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SPARSE, Tuning
+from asynchopper.samplers.screen import Candidates, Screen
+from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, RACE, SPARSE, Tuning
 from asynchopper.space import Generator, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -48,7 +48,9 @@ class PortfolioSampler:
         untried = self._screen.untried(view)
         if untried and rng.random() < self._tuning.untried:
             return self._screened(memory, view, rng, untried)
-        found = self._downhill(memory, view, rng) if rng.random() < memory.quadratic else None
+        found = self._raced(memory, view, rng)
+        if found is None and rng.random() < memory.quadratic:
+            found = self._downhill(memory, view, rng)
         return self._screened(memory, view, rng) if found is None else found
 
     def prompt(self, view: View, rng: Generator) -> Proposal | None:
@@ -179,16 +181,30 @@ class PortfolioSampler:
         """The candidate that the model likes best among those that were never asked; of those that have one of the `untried`
         options, where there are any."""
         assert self._screen is not None
-        found, space, seen = self._screen.ranked(view, rng, untried), view.space, view.state.seen
-        at = found.order[0]
-        for i in found.order:  # the first one that was never asked; where there is none, the proposer looks further
-            new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist(), rng)
-            if seen is None or space.key(new) not in seen:
-                at = i
-                break
-        else:
+        found = self._screen.ranked(view, rng, untried)
+        at, new = self._unasked(memory, view, rng, found) or (found.order[0], None)
+        if new is None:  # the proposer looks further
             new = self._written(memory, found.parents[at], found.z[at], found.codes[at].tolist(), rng)
         return Proposal(new, "local", [found.moves[at], float(f"{found.steps[at]:.4g}"), found.parents[at].row])
+
+    def _unasked(self, memory: Memory, view: View, rng: Generator, found: Candidates) -> tuple[int, Values] | None:
+        """The first of these candidates that was never asked."""
+        for i in found.order:
+            new = self._written(memory, found.parents[i], found.z[i], found.codes[i].tolist(), rng)
+            if view.state.seen is None or view.space.key(new) not in view.state.seen:
+                return i, new
+        return None
+
+    def _raced(self, memory: Memory, view: View, rng: Generator) -> Proposal | None:
+        """The candidate that the model likes best in the branch whose turn it is; `None` where it has nothing new."""
+        assert self._screen is not None
+        if (branch := memory.branches.next(view, rng)) is None:
+            return None
+        found = self._screen.ranked(view, rng, branch=branch)
+        if (unasked := self._unasked(memory, view, rng, found)) is None:
+            return None
+        at, new = unasked
+        return Proposal(new, "local", [RACE, float(f"{found.steps[at]:.4g}"), found.parents[at].row])
 
     def _downhill(self, memory: Memory, view: View, rng: Generator) -> Proposal | None:
         """The lowest point of a quadratic around the best trial; `None` where there is none that was never asked. So what has

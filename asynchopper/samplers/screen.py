@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asynchopper.samplers.base import View
+from asynchopper.samplers.branches import Branch
 from asynchopper.samplers.cma import Distribution
 from asynchopper.samplers.latent import Latent, Vector
 from asynchopper.samplers.linear import product
@@ -69,6 +70,13 @@ class Features:
             column - latent.d: (owner, option) for column, owner, option in self.parents if column >= latent.d
         }
         """Of each option that is conditional: its owner's place among the options, the option."""
+
+    def way(self, k: int, option: int) -> list[tuple[int, int]]:
+        """An option, and those that it is nested in."""
+        way = [(k, option)]
+        while (owner := self.owners.get(way[-1][0])) is not None:
+            way.append(owner)
+        return way
 
     def of(self, z: Vector, codes: Codes) -> Vector:
         """Features of candidates; a code of -1 is an option that does not exist there."""
@@ -155,14 +163,17 @@ class Screen:
         out = {(k, values[i]) for _, values in view.running for k, i in enumerate(options)}
         return sorted(self._untried - out)
 
-    def ranked(self, view: View, rng: Generator, untried: Sequence[tuple[int, int]] = ()) -> Candidates:
+    def ranked(
+        self, view: View, rng: Generator, untried: Sequence[tuple[int, int]] = (), branch: Branch | None = None
+    ) -> Candidates:
         """Candidates, the most promising first: the lowest mu - beta s (Srinivas et al., arXiv:0912.3995); beta goes
         through a cycle, so that candidates that are out together differ. Each has one of the `untried` options, where there
-        are any."""
+        are any, or is of the `branch`."""
         state = view.state
         model = self._model(state)
         counts = self.tuning.candidates if self.latent.options else self.tuning.candidates_of_numbers
-        made = self.candidates(counts, view.temperature, rng, untried)
+        elites = self.memory.elites if branch is None else self.memory.best_of(branch, state)
+        made = self.candidates(elites, counts, view.temperature, rng, untried, branch)
         mean, deviation = model.predict(self.features.of(made.z, made.codes), self._running(view))
         betas = self.tuning.betas
         beta = betas[view.then.number % len(betas)] * (1.0 - 0.7 * view.progress)
@@ -234,11 +245,18 @@ class Screen:
         return out
 
     def candidates(
-        self, counts: Sequence[int], temperature: float, rng: Generator, untried: Sequence[tuple[int, int]] = ()
+        self,
+        elites: list[Elite],
+        counts: Sequence[int],
+        temperature: float,
+        rng: Generator,
+        untried: Sequence[tuple[int, int]] = (),
+        branch: Branch | None = None,
     ) -> Candidates:
-        """So many candidates from each move, and from the whole space, in this order."""
+        """So many candidates from each move of these elites, and from the whole space, in this order."""
         memory, latent = self.memory, self.latent
-        d, n, elites = latent.d, max(1, latent.n), memory.elites
+        d, n = latent.d, max(1, latent.n)
+        least = 0.0 if branch is None else self.tuning.race_step  # the steps are those of the best one
         m = sum(counts)
         kind = np.repeat(np.arange(len(counts)), counts)
         few = min(len(elites), 10)
@@ -253,7 +271,7 @@ class Screen:
                 k = counts[move]
                 if not k:
                     continue
-                steps[rows] = np.minimum(memory.steps[move] * np.exp(spread * rng.standard_normal(k)), 1.0)
+                steps[rows] = np.minimum(max(least, memory.steps[move]) * np.exp(spread * rng.standard_normal(k)), 1.0)
                 jump = np.maximum(steps[rows][:, None], (0.35 if move == DENSE else 0.5) * latent.widths) * noise[rows]
                 if move == SPARSE:
                     jump = np.where(rng.random((k, d)) < (1 + rng.integers(3, size=(k, 1))) / n, jump, 0.0)
@@ -290,11 +308,11 @@ class Screen:
             codes = np.where(mix, from_elite, codes)
         meant = np.zeros(codes.shape, np.bool_)
         for row, at in enumerate(rng.integers(len(untried), size=m).tolist() if untried else ()):
-            k, option = untried[at]
-            codes[row, k], meant[row, k] = option, True
-            while k in self.features.owners:
-                k, option = self.features.owners[k]
+            for k, option in self.features.way(*untried[at]):
                 codes[row, k], meant[row, k] = option, True
+        if branch is not None:
+            for k, option in self.features.way(*branch):
+                codes[:, k], meant[:, k] = option, True
         if self.features.parents:
             z = self._activate(z, codes, base_codes[chosen], meant, elites, rng)
         z = self.latent.snap(z)

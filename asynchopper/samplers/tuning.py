@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 DENSE, SPARSE, DIFFERENCE, SHRINKING, CMA, QUADRATIC = range(6)
 MOVES = 6
+RACE = 6
+"""A candidate of another branch than the best one's: no move, which its outcome says nothing about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,13 @@ class Tuning:
     """What options say in its kernel wherever the numbers are, in units of all else."""
     untried: float = 0.3
     """The part of its candidates that have an option which was never tried, while there are such options."""
+
+    # the race of the branches: the part of the model's candidates that go to the one that had the fewest trials of those that
+    # are still in it, the part of the budget at whose end one is, and the shortest step there
+    race: float = 0.3
+    race_end: float = 0.9
+    race_step: float = 0.1
+    race_parents: int = 10
 
     # the quadratic around the best: the least and the largest part of the screened proposals that it gets, the points
     # that it sees, for each of its coefficients and at most, and the shortest radius, which a smooth function's end needs

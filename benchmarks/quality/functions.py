@@ -156,6 +156,23 @@ def conditional(name: str, branches: int, d: int, instance: int = 0, noise: floa
     return Task(title, tuple(params), value, f(np.zeros(d + 2)) / scale, noisy)
 
 
+def bowls(branches: int, d: int, instance: int = 0) -> Task:
+    """A choice of `branches`, each with `d` numbers and a bowl of its own; the lowest bottom is at 0, the others up to 0.5."""
+    title = f"bowls{branches}x{d}-{instance}"
+    rng = stream(title)
+    bottom = rng.permutation([0.0, *rng.uniform(0.02, 0.5, branches - 1)])
+    centre, scale = rng.random((branches, d)), rng.uniform(0.5, 3.0, (branches, d))
+    kinds = tuple(f"b{i}" for i in range(branches))
+    numbers = [number(f"{kind}_x{i}", 0.0, 1.0, under=("kind", kind)) for kind in kinds for i in range(d)]
+
+    def value(given: dict[str, Any]) -> float:
+        b = kinds.index(given["kind"])
+        u = np.array([given[f"b{b}_x{i}"] for i in range(d)])
+        return float(bottom[b] + (scale[b] * (u - centre[b]) ** 2).sum())
+
+    return Task(title, (option("kind", *kinds), *numbers), value, 0.0)
+
+
 def pbo(number_: int, d: int, instance: int = 1) -> Task:
     """A pseudo-Boolean problem of ioh; maximised there, so negated here."""
     import ioh

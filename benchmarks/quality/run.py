@@ -39,7 +39,7 @@ def wanted(optimizer: str, suite: str) -> bool:
     in those of integers."""
     name = optimizer.split("@")[0]
     if name == "hyperopt-tpe":
-        return suite in ("options", *LEARNING)
+        return suite in ("options", "bowls", *LEARNING)
     if name == "optuna-tpe":
         return suite not in ("wide", "long", "continuous-64")
     if name == "ng-CMA":

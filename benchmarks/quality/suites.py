@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from functions import REPORTED, TUNED_ON, conditional, continuous, mixed_integer, network, pbo, tour, wide, with_options
+from functions import (
+    REPORTED,
+    TUNED_ON,
+    bowls,
+    conditional,
+    continuous,
+    mixed_integer,
+    network,
+    pbo,
+    tour,
+    wide,
+    with_options,
+)
 from learning import learning
 from task import Task
 
@@ -59,6 +71,11 @@ def _own(split: str) -> tuple[Callable[[], Task], ...]:
         *[lambda n=n: conditional(n, 3, 3, i) for n in names],
         *[lambda n=n: conditional(n, 5, 5, i, 0.05) for n in names],
     )
+
+
+def _bowls(split: str) -> tuple[Callable[[], Task], ...]:
+    sizes = ((12, 2), (6, 3), (4, 2)) if split == "train" else ((5, 2), (8, 3), (15, 1))
+    return tuple([lambda b=b, d=d, i=i: bowls(b, d, i) for b, d in sizes for i in range(8)])
 
 
 def _pbo(split: str) -> tuple[Callable[[], Task], ...]:
@@ -135,6 +152,7 @@ def suites(split: str) -> dict[str, Suite]:
         "noisy": Suite(_noisy(split), ((16, 250),), 2),
         "wide": Suite(_wide(split), ((16, 1000),)),
         "options": Suite(_own(split), ((16, 50), (16, 100), (16, 250))),
+        "bowls": Suite(_bowls(split), ((1, 100), (16, 100))),
         "learning": Suite(_learning(_LEARNING[split]), ((16, 100), (16, 250)), 2),
         "more-learning": Suite(_learning(_MORE_LEARNING[split]), ((16, 100), (16, 250))),
         "boolean": Suite(_pbo(split), ((16, 250), (1, 250))),
