@@ -53,7 +53,14 @@ end
 
 -- The search's clock runs while somebody works on it.
 local function tick()
-  if m.live > now or m.till > now then m.clock = m.clock + math.max(now - m.tick, 0) end
+  local back = m.tick - now
+  if back > 0 then -- the server's clock was set back, and so is all that is due
+    local all = call('ZRANGE', alive, 0, -1, 'WITHSCORES')
+    for i = 1, #all, 2 do call('ZADD', alive, all[i + 1] - back, all[i]) end
+    m.live, m.first, m.till = m.live - back, m.first - back, m.till - back
+  elseif m.live > now or m.till > now then
+    m.clock = m.clock - back
+  end
   m.tick = now
 end
 
@@ -206,15 +213,13 @@ local function turn()
   local entries, wrong = news(ARGV[7], most)
   if wrong then return {wrong, tostring(m.seq)} end
   if #entries > most then return behind(entries) end
+  local n, said, granted = match(call('HGET', ops, worker) or NOTHING, '^(%d+) (%d*) (.*)$')
+  if tonumber(n) > tonumber(turn) then return {'stale'} end -- a copy that the network kept; nobody hears what it is answered
   tick()
   renew(worker, tonumber(ARGV[5]))
-  local before = call('HGET', ops, worker)
-  if before then
-    local n, verdicts, grants = match(before, '^(%d+) (%d*) (.*)$')
-    if n == turn then
-      store()
-      return reply(worker, entries, true, verdicts, grants)
-    end
+  if n == turn then
+    store()
+    return reply(worker, entries, true, said, granted)
   end
   local verdicts, grants, known, at = {}, {}, {}, 9
   for i = 1, tonumber(ARGV[8]) do
@@ -310,6 +315,7 @@ function act.create(absent)
   if not absent and m.seq > 0 then
     if m.epoch == epoch then -- said again; others may have written meanwhile
       local records = number()
+      store() -- a write, so that who waits for replicas or the disk waits for what was written then
       return {'ok', now, m.clock, call('XRANGE', log, records, records)[1][1]}
     end
     if replace ~= '1' then return {'exists'} end
@@ -450,7 +456,10 @@ end
 function act.append()
   local owner, lease, turn, epoch, new, last = arg(), number(), arg(), arg(), arg(), arg()
   if m.owner ~= owner then return {'gone'} end
-  if call('HGET', ops, owner) == turn then return {'ok', m.last} end
+  if call('HGET', ops, owner) == turn then
+    store() -- as in `create`
+    return {'ok', m.last}
+  end
   if m.epoch ~= epoch then return {'epoch'} end
   if new == '' and (m.last ~= last or (m.seq > 0 and #call('XRANGE', log, last, last) == 0)) then
     return {'lost', tostring(m.seq)}

@@ -63,6 +63,9 @@ class Beat:
         try:
             while not self._stopped.is_set():
                 await asyncio.sleep(self._every_s)
+                if self._caller.is_closed():  # nobody is there to say goodbye
+                    self._stopped.set()
+                    return
                 try:
                     said = (await self._link.call(*self._words()))[0]
                 except StorageError as e:  # the run itself will hear of it when it next says something

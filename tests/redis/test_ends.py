@@ -184,7 +184,7 @@ async def test_a_trial_that_this_space_cannot_have_is_not_evaluated_as_another_o
 
 
 async def test_who_was_paused_for_longer_than_its_lease_may_save_and_tell(server: Server, name: str) -> None:
-    url = server.url(name, lease=0.5)
+    url = server.url(name)
     async with ah.Search(SPACE, seed=1).session(steps=2, checkpoint_path=url) as paused:
         mine = await paused.ask()
         assert mine is not None
