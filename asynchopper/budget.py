@@ -11,7 +11,7 @@ from typing import Any
 
 from asynchopper.errors import UsageError
 from asynchopper.state import State
-from asynchopper.values import whole
+from asynchopper.values import check_flag, whole
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0, "sec": 1.0, "ms": 0.001, "w": 604800.0}
 _WORDS = {"day": "d", "days": "d", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "mins": "min", "minute": "min"}
@@ -70,6 +70,7 @@ class Budget:
     @classmethod
     def of(cls, runtime: float | str | None, steps: int | None, endless: bool) -> Budget:
         """Raises `UsageError` unless exactly one is given."""
+        check_flag("endless", endless)
         given = [
             name
             for name, on in (("runtime", runtime is not None), ("steps", steps is not None), ("endless", endless))

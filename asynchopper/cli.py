@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = asyncio.run(_copy(words.source, words.target, words.overwrite))
         else:
             status = asyncio.run(_verify(words.paths))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return UNREADABLE

@@ -270,6 +270,7 @@ class Engine:
             or self.phase is not Phase.RUNNING
             or not (bare or (self.concurrency == 1 and ledger.journal.prompt))
             or ledger.still
+            or self.hurried  # by a stop that was said in the evaluation, and is to be heard before the next one
         ):
             self._wake()
             return None
@@ -282,7 +283,7 @@ class Engine:
                 return None
             if here is not None and self._together and len(asked) == 1:
                 new, known = asked[0]
-                if known is None and new.started - self._turned < _TOGETHER_S and not self.hurried:
+                if known is None and new.started - self._turned < _TOGETHER_S:
                     new._task, self._running[new.id] = here, new
                     self._together -= 1
                     return new  # nobody watches, and nothing is made ahead for one at a time
@@ -408,7 +409,7 @@ class Engine:
                 raise
         finally:
             timer.cancel()
-        if trial not in self._expired:
+        if trial not in self._expired and self._event_loop.time() < timer.when():  # it may have held up the loop, too
             return Completed(value)
         self._expired.discard(trial)
         return self._late(trial)

@@ -261,10 +261,10 @@ def _column(leaf: Leaf) -> Any:
 
 
 def _copied(a: Any, n: int) -> np.ndarray[Any, Any]:
-    """The first `n` entries; a copy, since an array that lends its buffer cannot grow."""
+    """The first `n` entries; of a slice, since an array that lends its buffer cannot grow, in whichever thread."""
     if not n:
         return np.empty(0, np.dtype(a.typecode))
-    return np.frombuffer(a, np.dtype(a.typecode), n).copy()
+    return np.frombuffer(a[:n], np.dtype(a.typecode))
 
 
 class History(Sequence[Trial]):
@@ -428,9 +428,10 @@ def _plain(column: Any) -> list[Any]:
 
 def _objects(values: list[Any], missing_is_nan: bool = False) -> np.ndarray[Any, Any]:
     """The narrowest array that holds the values: numbers, equal-shaped arrays, else objects."""
-    kinds = {type(v) for v in values}
-    missing = {type(None)} if missing_is_nan else set()
-    if kinds - missing and kinds - missing <= {float, int} and kinds != {int}:
+    values = [v.item() if isinstance(v, np.generic) else v for v in values]
+    kinds, missing = {type(v) for v in values}, {type(None)} if missing_is_nan else set()
+    exact = not any(type(v) is int and abs(v) > 2**53 for v in values)
+    if kinds - missing and kinds - missing <= {float, int} and kinds != {int} and exact:
         return np.array([np.nan if v is None else v for v in values], np.float64)
     if kinds == {int}:
         try:

@@ -68,8 +68,8 @@ class Journal:
 
     @property
     def head(self) -> Head:
-        """What counts. Where nothing is written, that is all there is."""
-        return self._head if self.storage is not None else Head(len(self.state.table.ids), self.state.best_row)
+        """What counts. Where nothing is written, that is all there is, but for a row that is being added in another thread."""
+        return self._head if self.storage is not None else Head(len(self.state.table.elapsed), self.state.best_row)
 
     @property
     def broken(self) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from asynchopper.errors import AsynchopperError, ObjectiveError, TrialPruned, UsageError
+from asynchopper.errors import ObjectiveError, TrialPruned, UsageError
 
 if TYPE_CHECKING:
     from asynchopper.executors import Executor
@@ -416,9 +416,8 @@ def printed(error: BaseException) -> str:
 
 def note(error: BaseException, trial: RunningTrial) -> None:
     """Says on the exception which trial it was."""
-    if not isinstance(error, AsynchopperError) or isinstance(error, ObjectiveError):
-        try:
-            params = f"{trial.params!r:.1000}"
-        except Exception:
-            params = "(that cannot be printed)"
-        error.add_note(f"in trial {trial.id} (attempt {trial.attempt}) with params {params}")
+    try:
+        params = f"{trial.params!r:.1000}"
+    except Exception:
+        params = "(that cannot be printed)"
+    error.add_note(f"in trial {trial.id} (attempt {trial.attempt}) with params {params}")

@@ -24,6 +24,7 @@ from asynchopper.samplers.proposer import Duplicates
 from asynchopper.space import Given, Space
 from asynchopper.state import FINISHED, Fact, Header, Run, State
 from asynchopper.storage import Location, Resume, Storage, aside, open_storage
+from asynchopper.values import check_flag
 
 _log = logging.getLogger("asynchopper")
 
@@ -94,6 +95,7 @@ class Opening:
         """Checks the words; opens nothing. Raises `UsageError`, or `SpaceError` for values that no log can hold."""
         check_word("duplicates", duplicates, ("reject", "reuse", "allow"))
         check_word("resume", resume, ("auto", "never", "must"))
+        check_flag("overwrite_checkpoint", overwrite_checkpoint)
         if checkpoint_path is not None and storage is not None:
             raise UsageError("checkpoint_path= and storage= exclude each other")
         if storage is not None and not isinstance(storage, Storage):

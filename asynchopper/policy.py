@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from asynchopper.errors import UsageError
-from asynchopper.values import whole
+from asynchopper.values import check_flag, whole
 
 DIRECTIONS = {
     "max": "maximize",
@@ -41,6 +41,7 @@ class Policy:
         if not 0 <= grace_s < math.inf:
             raise UsageError(f"grace={grace!r:.80}: must be seconds, 0 or more")
         check_word("on_error", on_error, ("raise", "record"))
+        check_flag("ignore_nans", ignore_nans)
         return cls(slots, timeout_s, grace_s, on_error == "raise", ignore_nans)
 
 

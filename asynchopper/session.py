@@ -77,7 +77,9 @@ class Session:
     @staticmethod
     def _reason(ledger: Ledger) -> str:
         spent = ledger.budget.spent(ledger.state, ledger.elapsed())
-        return spent or ("exhausted" if ledger.dry == "exhausted" and not ledger.state.pending else "stopped")
+        if spent is None and (ledger.dry == "runtime" or (ledger.dry == "exhausted" and not ledger.state.pending)):
+            return ledger.dry  # there is no time for another evaluation, or nothing to evaluate
+        return spent or "stopped"
 
     async def ask(self) -> RunningTrial | None:
         """The next candidate; `None` when the budget is given out, the space is used up, or after `search.stop()`. Never waits

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from asynchopper.errors import UsageError
+
 Json: TypeAlias = Any
 """What orjson reads and writes: None, bool, int, float, str, list, dict with string keys."""
 
@@ -142,6 +144,12 @@ def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, An
     if flat.size != math.prod(shape):
         raise ValueError(f"an $array with {flat.size} entries for shape {shape!r:.80}")
     return flat.reshape(shape).astype(kind.newbyteorder("="), copy=False)
+
+
+def check_flag(name: str, flag: object) -> None:
+    """Raises `UsageError` for what is neither true nor false: a text such as "no" would count as true."""
+    if not isinstance(flag, (bool, np.bool_)):
+        raise UsageError(f"{name}={flag!r:.80}: must be True or False")
 
 
 def whole(given: Any, least: float = -math.inf) -> int | None:

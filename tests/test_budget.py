@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,15 @@ def test_units_add_up(d: int, h: int, m: int, s: int) -> None:
 async def test_a_budget_is_exactly_one_of_three(words: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="exactly one of runtime=, steps= and endless=True; got"):
         await ah.Search(x=ah.bool()).run(lambda p: 1, quiet=True, **words)
+
+
+@pytest.mark.parametrize("name", ["endless", "ignore_nans", "overwrite_checkpoint"])
+async def test_a_text_is_neither_true_nor_false(name: str, tmp_path: Path) -> None:
+    search = ah.Search(x=ah.bool())
+    words: dict[str, Any] = {"checkpoint_path": tmp_path / "a.ckpt", name: "no"}
+    with pytest.raises(UsageError, match=f"{name}='no': must be True or False"):
+        await search.run(lambda p: 1, quiet=True, **({} if name == "endless" else {"steps": 1}), **words)
+    assert not list(tmp_path.iterdir())
 
 
 async def test_a_runtime_in_the_direction_s_place_is_called_no_direction() -> None:

@@ -117,6 +117,21 @@ async def test_a_stop_while_one_run_waits_for_callbacks_and_the_next_is_being_op
     assert not started
 
 
+@pytest.mark.parametrize("stored", [False, True])
+async def test_after_a_stop_that_an_evaluation_asked_for_no_other_one_begins(stored: bool, tmp_path: Path) -> None:
+    search, begun = a_search(), 0
+
+    async def objective(params: dict[str, Any]) -> float:
+        nonlocal begun
+        begun += 1
+        search.stop()
+        return 1.0
+
+    words = {"checkpoint_path": tmp_path / "a.ckpt"} if stored else {}
+    await search.run(objective, steps=10, quiet=True, **words)
+    assert begun == 1 and search.outcome is not None and search.outcome.trials == 1
+
+
 async def test_stop_when_nothing_runs_changes_nothing() -> None:
     search = a_search()
     search.stop()

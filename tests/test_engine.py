@@ -419,6 +419,24 @@ async def test_a_timeout_ends_one_evaluation_and_not_the_search() -> None:
     assert issubclass(TrialTimeout, TimeoutError)
 
 
+async def test_a_coroutine_that_took_too_long_without_awaiting_counts_as_late_all_the_same() -> None:
+    async def objective(params: dict[str, Any]) -> float:
+        time.sleep(0.05)
+        return 1.0
+
+    search = await run(objective, steps=2, timeout=0.01)
+    assert [t.state for t in search.history] == ["failed"] * 2
+
+
+async def test_an_error_of_our_own_kind_that_an_objective_raises_says_where_it_was_raised() -> None:
+    async def objective(params: dict[str, Any]) -> float:
+        raise ah.StorageError("the data are away")
+
+    with pytest.raises(ah.StorageError, match="the data are away") as caught:
+        await run(objective)
+    assert "in trial 0" in caught.value.__notes__[0]
+
+
 async def test_a_timeout_of_the_objectives_own_is_an_error_of_its_own() -> None:
     async def objective(params: dict[str, Any]) -> float:
         async with asyncio.timeout(0):

@@ -98,6 +98,22 @@ async def test_options_that_cannot_be_sent_are_refused_before_anything_runs() ->
     assert len(search.history) == 0 and search.outcome is None
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"x": ah.float(0, 1), "loss": lambda v: v},
+        {"m": ah.choice({"loss": lambda v: v, "q": ah.float(0, 1)}, {"q": 1})},
+        {"m": ah.choice({"q": ah.float(0, 1)}, {"all": [1, {"loss": lambda v: v}]})},
+    ],
+    ids=["beside a parameter", "in a branch", "deep in a branch"],
+)
+async def test_constants_that_cannot_be_sent_are_refused_before_anything_runs(space: dict[str, Any]) -> None:
+    search = ah.Search(space)
+    with pytest.raises(ah.UsageError, match="cannot be sent to another process"):
+        await search.run(places.pays, steps=2, executor="process", on_error="record", quiet=True)
+    assert len(search.history) == 0 and search.outcome is None
+
+
 @pytest.mark.parametrize("executor", BOTH)
 async def test_costs_states_and_prunings_reach_the_search(executor: Any, tmp_path: Path) -> None:
     search, path = a_search(), tmp_path / "a.ckpt"

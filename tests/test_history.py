@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,33 @@ async def test_a_search_is_not_copied_by_halves() -> None:
     for copying in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="neither copied nor pickled: save it, and load it"):
             copying(search)
+
+
+async def test_it_may_be_read_in_any_thread_while_the_search_runs() -> None:
+    search, before = ah.Search(x=ah.float(0, 1), seed=1), sys.getswitchinterval()
+
+    def objective(params: dict[str, Any]) -> float:
+        for _ in range(10):
+            assert len(search.history.values) <= len(search.history.best_values)
+        return float(params["x"])
+
+    sys.setswitchinterval(1e-5)
+    try:
+        await search.run(
+            objective, steps=1500, concurrency=8, quiet=True, sampler=ah.RandomSampler(), duplicates="allow"
+        )
+    finally:
+        sys.setswitchinterval(before)
+    assert [t.value for t in search.history] == search.history["x"].tolist()
+    assert len(search.history) == 1500
+
+
+async def test_options_that_are_numpy_numbers_are_numbers_in_columns() -> None:
+    search = ah.Search(
+        lr=ah.choice(list(np.logspace(-4, -1, 4))), n=ah.choice(*np.arange(3)), wide=ah.choice(2**53 + 1, 0.5, 10**400)
+    )
+    await search.run(lambda p: 1.0, steps=12, quiet=True)
+    history = search.history
+    assert (history["lr"].dtype, history["n"].dtype) == (np.float64, np.int64)
+    assert str(history.to_arrow().schema.field("lr").type) == "double"
+    assert set(history["wide"]) == {2**53 + 1, 0.5, 10**400}  # to the last digit

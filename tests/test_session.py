@@ -135,6 +135,20 @@ async def test_ask_gives_none_when_the_time_is_over_and_tell_still_counts() -> N
     assert search.best_value == 5.0 and search.outcome is not None and search.outcome.reason == "runtime"
 
 
+async def test_what_has_no_time_for_another_evaluation_has_used_its_time_up(tmp_path: Any) -> None:
+    search = ah.Search(SPACE, seed=1)
+    for _ in range(3):  # each session has a time of its own
+        told = 0
+        async with search.session(runtime=0.3, checkpoint_path=tmp_path / "a.ckpt") as session:
+            while (trial := await session.ask()) is not None:
+                await asyncio.sleep(0.02)  # what is left in the end is too short for another one
+                await session.tell(trial, 1.0)
+                told += 1
+        assert search.outcome is not None
+        assert (search.outcome.reason, search.outcome.trials) == ("runtime", told)
+        assert told > 0
+
+
 async def test_telling_twice_counts_once() -> None:
     search = ah.Search(SPACE)
     async with search.session(steps=5) as session:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -240,6 +241,13 @@ async def test_a_running_search_can_be_looked_at(path: Path) -> None:
     await ah.Search(SPACE, seed=1).run(objective, steps=20, concurrency=4, checkpoint_path=path, quiet=True)
     assert [report.damage for report in reports] == [[]] * 20
     assert max(report.state.told for report in reports) >= 12
+
+
+def test_without_an_output_a_whole_checkpoint_is_whole(logs: dict[str, bytes], path: Path) -> None:
+    path.write_bytes(next(iter(logs.values())))
+    command = f"{shlex.quote(sys.executable)} -m asynchopper verify {shlex.quote(str(path))} >&-"
+    ended = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_commands_of_a_shell(logs: dict[str, bytes], path: Path) -> None:

@@ -33,6 +33,13 @@ _REAP_S = (
 )
 
 
+def _check_sendable(what: str, value: Any) -> None:
+    try:
+        ForkingPickler.dumps(value)
+    except Exception as e:
+        raise UsageError(f"executor='process': {what} cannot be sent to another process ({e})") from e
+
+
 class ProcessExecutor:
     """As many processes as are busy at once; idle ones are used again."""
 
@@ -61,13 +68,10 @@ class ProcessExecutor:
             ) from e
         for leaf in self._space.leaves:
             if isinstance(leaf.param, Choice) and not leaf.param.nested:
-                try:
-                    for option in leaf.param.options:
-                        ForkingPickler.dumps(option)
-                except Exception as e:
-                    raise UsageError(
-                        f"executor='process': the options of {leaf.path} cannot be sent to another process ({e})"
-                    ) from e
+                for option in leaf.param.options:
+                    _check_sendable(f"the options of {leaf.path}", option)
+        for path, constant in self._space.constants():
+            _check_sendable(path, constant)
 
     async def open(self, evaluation: Evaluation) -> None:
         """Starts the first worker. Raises `UsageError` when it cannot find the objective."""

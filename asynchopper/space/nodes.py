@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from asynchopper.errors import SpaceError
@@ -70,6 +71,18 @@ class Branch:
 
     def __init__(self, leaf: Leaf, options: list[Any]) -> None:
         self.leaf, self.options = leaf, options
+
+
+def constants(node: Node, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What candidates have that is no parameter: (its path, it)."""
+    if isinstance(node, Constant):
+        yield path, node.value
+    elif isinstance(node, Branch):
+        for option in node.options:
+            yield from constants(option, node.leaf.path)
+    elif isinstance(node, (dict, list, tuple)):
+        for k, v in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from constants(v, f"{path}.{k}" if path else str(k))
 
 
 def check_constant(node: Any, path: str) -> None:

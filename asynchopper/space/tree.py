@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.counting import cardinality, fill
 from asynchopper.space.kinds import Choice, has_parameter, why_unstorable
-from asynchopper.space.nodes import Branch, Constant, Leaf, alike, check_constant
+from asynchopper.space.nodes import Branch, Constant, Leaf, alike, check_constant, constants
 from asynchopper.space.scalars import Float, Generator, IntGrid, Parameter, PowerGrid, Scalar
 from asynchopper.space.sharing import own
 from asynchopper.trial import Values
@@ -198,6 +198,10 @@ class Space:
             if legal[i] is not None:
                 legal[i] = self.leaves[i].param.clip(legal[i])
         return legal
+
+    def constants(self) -> Iterator[tuple[str, Any]]:
+        """What candidates have that is no parameter: (its path, it)."""
+        return constants(self._root)
 
     def _active(self, leaf: Leaf, values: Sequence[Any]) -> bool:
         return leaf.parent is None or values[leaf.parent[0]] == leaf.parent[1]
