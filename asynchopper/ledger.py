@@ -368,6 +368,8 @@ def _small(state: Any) -> Any:
         size = len(orjson.dumps(form))
     except TypeError as e:
         raise TypeError(f"trial.save takes a JSON value, and this holds {e}") from None
+    except ValueError as e:
+        raise TypeError(f"trial.save takes a JSON value, and this is {e}") from None
     if size > _SAVED_LIMIT:
         raise ObjectiveError(
             f"trial.save is for small values; this one has {size} bytes, and {_SAVED_LIMIT} are allowed"

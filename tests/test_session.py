@@ -379,6 +379,19 @@ async def test_an_objectives_own_state_can_be_saved_in_a_session(tmp_path: Any) 
 # -- iterate
 
 
+async def test_state_that_json_cannot_hold_is_refused_by_name(tmp_path: Any) -> None:
+    deep: list[Any] = []
+    for _ in range(100):
+        deep = [deep]
+    async with ah.Search(SPACE, seed=1).session(steps=1, checkpoint_path=tmp_path / "a.ckpt") as session:
+        trial = await session.ask()
+        assert trial is not None
+        with pytest.raises(TypeError, match="this holds builtins"):
+            await trial.save({"epoch": object()})
+        with pytest.raises(TypeError, match="and this is nested more than 64 levels"):
+            await trial.save(deep)
+
+
 async def test_iterate_hands_out_each_trial_once_it_is_known() -> None:
     search = ah.Search(SPACE, seed=1)
     seen = []

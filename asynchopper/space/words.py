@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from asynchopper.errors import SpaceError
 from asynchopper.space.arrays import Array
 from asynchopper.space.kinds import Choice, Custom
+from asynchopper.space.nodes import check_constant
 from asynchopper.space.numbers import as_int
 from asynchopper.space.scalars import (
     MISSING,
@@ -32,6 +33,8 @@ from asynchopper.values import whole
 Shape: TypeAlias = int | tuple[int, ...]
 
 _LEAST = 1e-290  # below, a float has not all its digits any more
+
+_NO_LISTS = (set, frozenset, Iterator, KeysView, ValuesView, ItemsView, np.ndarray)
 
 
 def float_(
@@ -145,9 +148,11 @@ def choice(
     """
     if len(options) == 1 and isinstance(options[0], (list, tuple, range)):
         options = tuple(options[0])
-    elif len(options) == 1 and isinstance(options[0], (set, frozenset, Iterator, np.ndarray)):
+    elif len(options) == 1 and isinstance(options[0], _NO_LISTS):
         kind = type(options[0]).__name__
         raise SpaceError(f"choice() got one {kind}, which has no options in it; give choice(*options), or a list")
+    for i, option in enumerate(options):
+        check_constant(option, f"choice()'s option {i}")
     return _finished(Choice(options, ordinal, init, labels), None, init, sample, mutate, "choice()")
 
 
