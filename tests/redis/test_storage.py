@@ -442,6 +442,24 @@ async def test_a_user_with_few_rights_is_enough(home: Path, caplog: pytest.LogCa
             assert "127.0.0.1" in text or text is caplog.text
 
 
+@pytest.mark.parametrize("command", ["hget", "hdel", "xadd", "del", "zadd"])
+@pytest.mark.parametrize("alone", ["", "&workers=1"])
+async def test_a_user_with_a_right_too_few_is_refused_before_anything_is_touched(
+    command: str, alone: str, server: Server, name: str
+) -> None:
+    url = server.url(name) + alone
+    await search(url)
+    before = log_of(server, name)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "short", "reset", "on", ">pw", "~*", "&*", "+@all", f"-{command}")
+        for words in ({"steps": 20}, {"overwrite_checkpoint": True}):
+            with pytest.raises(ah.StorageError, match=f"no permissions to run the '{command}' command"):
+                await search(url.replace("//", "//short:pw@"), **words)
+            assert log_of(server, name) == before
+        client.execute_command("ACL DELUSER short")
+    assert len((await search(url, steps=12, search=ah.Search({"x": ah.float(0, 1)}))).history) == 22
+
+
 def test_urls_that_mean_nothing_are_refused_without_their_password() -> None:
     for url in (
         "redis://u:hunter2@host:1/0", "redis://u:hunter2@host:x/0?search=a", "redis://u:hunter2@host/0?search=a&lease=-1",
