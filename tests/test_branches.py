@@ -148,7 +148,12 @@ def test_alternatives_add_up_to_what_a_branch_may_be() -> None:
     inner = ah.choice([{"name": n, "on": ah.choice(False, True)} for n in "abc"])
     space = Space({"m": ah.choice({"in": inner, "off": ah.choice(1, 2)}, {"x": ah.float(0, 1)})})
     branches = Branches(Latent(space), Tuning())
-    assert sorted(branches._sizes.values()) == [2, 2, 2, 12, math.inf]
+    assert sorted(branches._sizes.values()) == [2, 2, 2, 12, 1e9]
+
+
+def test_a_branch_may_have_more_candidates_than_a_float_counts() -> None:
+    wide = {f"n{i}": ah.int(0, 10**18) for i in range(40)} | {"x": ah.float(0, 1)}
+    Driven({"m": ah.choice(wide, branch("y", "y"))}, 20).run(lambda p: p["m"].get("x", 1.0), 20)
 
 
 def test_trials_of_an_option_that_the_space_has_lost_are_no_other_ones() -> None:

@@ -84,17 +84,20 @@ class Branches:
         return None if chosen == min(some, key=some.__getitem__) else chosen
 
 
+_MANY = 1e9  # values of one parameter; more make no difference, and an integer may be too large for a float
+
+
 def _sizes(latent: Latent) -> dict[Branch, float]:
-    """Of each branch: how many candidates its own parameters make."""
+    """Of each branch: how many candidates its own parameters make, about."""
     owned: dict[tuple[int, int], list[int]] = {}
     for leaf in latent.space.leaves:
         if leaf.parent is not None:
             owned.setdefault(leaf.parent, []).append(leaf.index)
+    owners = {owner for owner, _ in owned}
 
     def size(leaf: int) -> float:
-        n = latent.space.leaves[leaf].param.cardinality
-        mine = [among((leaf, option)) for option in range(int(n))] if any(own[0] == leaf for own in owned) else [n]
-        return sum(mine)
+        n = min(latent.space.leaves[leaf].param.cardinality, _MANY)
+        return sum(among((leaf, option)) for option in range(int(n))) if leaf in owners else float(n)
 
     def among(branch: tuple[int, int]) -> float:
         return math.prod(size(leaf) for leaf in owned.get(branch, ()))

@@ -214,7 +214,7 @@ local function turn()
   if wrong then return {wrong, tostring(m.seq)} end
   if #entries > most then return behind(entries) end
   local n, said, granted = match(call('HGET', ops, worker) or NOTHING, '^(%d+) (%d*) (.*)$')
-  if tonumber(n) > tonumber(turn) then return {'stale'} end -- a copy that the network kept; nobody hears what it is answered
+  if tonumber(n or 0) > tonumber(turn) then return {'stale'} end -- a copy that the network kept; nobody hears what it is answered
   tick()
   renew(worker, tonumber(ARGV[5]))
   if n == turn then
