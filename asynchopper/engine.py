@@ -409,7 +409,8 @@ class Engine:
                 raise
         finally:
             timer.cancel()
-        if trial not in self._expired and self._event_loop.time() < timer.when():  # it may have held up the loop, too
+        held_up = self.evaluation.executor is None and self._event_loop.time() >= timer.when()  # the loop, by itself
+        if trial not in self._expired and not held_up:
             return Completed(value)
         self._expired.discard(trial)
         return self._late(trial)

@@ -26,6 +26,7 @@ ORIGINS = 2**15
 """As many as a column can tell apart."""
 _OWN = ("id", "state", "origin", "value", "cost", "seconds")
 """The columns of a frame that are no parameters."""
+_OF_NUMPY = (np.number, np.bool_, np.str_)  # what Python has the same of
 
 
 class Rows(NamedTuple):
@@ -428,9 +429,9 @@ def _plain(column: Any) -> list[Any]:
 
 def _objects(values: list[Any], missing_is_nan: bool = False) -> np.ndarray[Any, Any]:
     """The narrowest array that holds the values: numbers, equal-shaped arrays, else objects."""
-    values = [v.item() if isinstance(v, np.generic) else v for v in values]
+    values = [v.item() if isinstance(v, _OF_NUMPY) and not isinstance(v, np.timedelta64) else v for v in values]
     kinds, missing = {type(v) for v in values}, {type(None)} if missing_is_nan else set()
-    exact = not any(type(v) is int and abs(v) > 2**53 for v in values)
+    exact = missing_is_nan or not any(type(v) is int and abs(v) > 2**53 for v in values)
     if kinds - missing and kinds - missing <= {float, int} and kinds != {int} and exact:
         return np.array([np.nan if v is None else v for v in values], np.float64)
     if kinds == {int}:

@@ -147,8 +147,8 @@ def _array_from_json(dtype: Json, shape: Json, data: Json) -> np.ndarray[Any, An
 
 
 def check_flag(name: str, flag: object) -> None:
-    """Raises `UsageError` for what is neither true nor false: a text such as "no" would count as true."""
-    if not isinstance(flag, (bool, np.bool_)):
+    """Raises `UsageError` for what is neither true nor false: a text such as "no" would count as true. 0, 1 and `None` are."""
+    if flag is not None and not (isinstance(flag, (int, np.bool_, np.integer)) and flag in (0, 1)):
         raise UsageError(f"{name}={flag!r:.80}: must be True or False")
 
 

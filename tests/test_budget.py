@@ -80,6 +80,11 @@ async def test_a_text_is_neither_true_nor_false(name: str, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flag", [True, 1, np.bool_(1), np.int64(1)])
+async def test_what_is_true_is_a_flag(flag: Any) -> None:
+    await ah.Search(x=ah.bool()).run(lambda p: math.nan, steps=2, ignore_nans=flag, duplicates="allow", quiet=True)
+
+
 async def test_a_runtime_in_the_direction_s_place_is_called_no_direction() -> None:
     with pytest.raises(UsageError, match="direction='2h': must be one of 'max'"):
         await ah.Search(x=ah.bool()).run(lambda p: 1, "2h", quiet=True)  # type: ignore[arg-type]  # that is the point

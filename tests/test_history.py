@@ -261,6 +261,16 @@ async def test_it_may_be_read_in_any_thread_while_the_search_runs() -> None:
     assert len(search.history) == 1500
 
 
+async def test_times_of_numpy_stay_what_they_are_and_wide_integers_of_a_branch_numbers() -> None:
+    days = [np.datetime64(f"202{n}-01-01", "ns") for n in range(3)]
+    search = ah.Search(
+        day=ah.choice(*days, labels=["a", "b", "c"]), m=ah.choice({"k": ah.int(0, 2**60)}, {"y": 1}), seed=1
+    )
+    await search.run(lambda p: 1.0, steps=12, quiet=True)
+    assert set(search.history["day"]) <= set(days)
+    assert search.history["m.k"].dtype == np.float64  # with NaN where there is none
+
+
 async def test_options_that_are_numpy_numbers_are_numbers_in_columns() -> None:
     search = ah.Search(
         lr=ah.choice(list(np.logspace(-4, -1, 4))), n=ah.choice(*np.arange(3)), wide=ah.choice(2**53 + 1, 0.5, 10**400)

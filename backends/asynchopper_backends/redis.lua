@@ -51,16 +51,20 @@ local function add(data, key)
   if key and key ~= '' then call('XADD', log, m.last, 'r', data, 'k', key) else call('XADD', log, m.last, 'r', data) end
 end
 
+-- Where the server's clock was set back, so is all that is due.
+local function set_back()
+  local back = m.tick - now
+  if back <= 0 then return end
+  local all = call('ZRANGE', alive, 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do call('ZADD', alive, all[i + 1] - back, all[i]) end
+  m.live, m.first, m.till, m.tick = m.live - back, m.first - back, m.till - back, now
+  store() -- whatever comes of the rest
+end
+
 -- The search's clock runs while somebody works on it.
 local function tick()
-  local back = m.tick - now
-  if back > 0 then -- the server's clock was set back, and so is all that is due
-    local all = call('ZRANGE', alive, 0, -1, 'WITHSCORES')
-    for i = 1, #all, 2 do call('ZADD', alive, all[i + 1] - back, all[i]) end
-    m.live, m.first, m.till = m.live - back, m.first - back, m.till - back
-  elseif m.live > now or m.till > now then
-    m.clock = m.clock - back
-  end
+  set_back()
+  if m.live > now or m.till > now then m.clock = m.clock + now - m.tick end
   m.tick = now
 end
 
@@ -278,6 +282,7 @@ end
 
 -- What a stranger may know: who is there.
 function act.look()
+  now = math.max(now, m.tick) -- a clock that was set back
   local there = call('ZRANGEBYSCORE', alive, '(' .. now, '+inf')
   return {'ok', m.epoch, m.seq, held() and m.owner or '', there}
 end
@@ -287,6 +292,7 @@ function act.join()
   local worker, lease = arg(), number()
   local dead = {}
   for i = 1, number() do dead[i] = arg() end
+  set_back()
   if m.owner ~= '' and (m.till <= now or m.owner == dead[1]) then m.owner, m.till = '', 0 end
   if held() then return {'locked', m.owner} end
   if m.seq == 0 then return {'empty'} end
@@ -312,6 +318,7 @@ end
 -- (worker, lease, epoch, replace, limit, budget, n, n x record): a new search, with its first worker.
 function act.create(absent)
   local worker, lease, epoch, replace, limit, budget = arg(), number(), arg(), arg(), number(), arg()
+  if not absent then set_back() end
   if not absent and m.seq > 0 then
     if m.epoch == epoch then -- said again; others may have written meanwhile
       local records = number()
@@ -341,6 +348,7 @@ function act.index()
   if m.epoch ~= epoch then return {'epoch'} end
   if m.plain == 0 then return {'ok'} end
   if m.seq ~= seq then return {'moved'} end
+  set_back()
   call('DEL', out, free)
   m.told, m.next, m.out, m.plain = told, next_id, number(), 0
   m.free, m.clock, m.tick = m.out, math.max(m.clock, clock), now
@@ -416,6 +424,7 @@ function act.lock(absent)
   local buried = {}
   for i = 1, number() do buried[i] = arg() end
   if absent then blank('') else -- what is left of a search in pieces stays until something is written
+    set_back()
     if m.owner == dead then m.owner = '' end
     if held() and m.owner ~= owner then return {'locked', m.owner} end
     bury(buried)
@@ -485,7 +494,8 @@ local function forbidden()
     {'XADD', log, '1-1', 'r', 'a'}, {'XRANGE', log, '-', '+'}, {'XLEN', log}, {'ZADD', alive, 1, 'a'}, {'ZREM', alive, 'a'},
     {'ZCARD', alive}, {'ZSCORE', alive, 'a'}, {'ZRANGE', alive, 0, -1}, {'ZRANGEBYSCORE', alive, 0, 1},
   }) do
-    if not redis.acl_check_cmd(unpack(command)) then return string.lower(command[1]) end
+    local known, may = pcall(redis.acl_check_cmd, unpack(command)) -- a command that the server lacks shows when it is needed
+    if known and not may then return string.lower(command[1]) end
   end
 end
 

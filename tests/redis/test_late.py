@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 from asynchopper_backends.redis import RedisStorage
 
+from asynchopper.errors import CheckpointLocked
 from asynchopper.testing.logs import header
 from asynchopper.testing.turns import ask
 from tests.redis.fleet import Counts
@@ -64,27 +66,49 @@ async def test_a_turn_that_the_network_kept_is_not_carried_out_again(server: Ser
     await worker.close()
 
 
+def an_hour_ahead(client: Any, name: str) -> Counts:
+    """As it would be, had the server's clock been ahead until now."""
+    hour = 3_600_000.0
+    for worker, ends in client.zrange(key(name, "alive"), 0, -1, withscores=True):
+        client.zadd(key(name, "alive"), {worker: ends + hour})
+    counts = Counts(client, name)
+    for due in ("tick", "first", "live"):
+        counts[due] += hour
+    counts.write()
+    return counts
+
+
 async def test_a_clock_that_is_set_back_makes_no_lease_longer(server: Server, name: str) -> None:
     a, b = await joined(server, name), await joined(server, name)
     await a.turn([], [ask(0)])
-    hour = 3_600_000.0
-    with server.client() as client:  # as it would be, had the clock been an hour ahead until now
-        for worker, ends in client.zrange(key(name, "alive"), 0, -1, withscores=True):
-            client.zadd(key(name, "alive"), {worker: ends + hour})
-        counts = Counts(client, name)
-        for due in ("tick", "first", "live"):
-            counts[due] += hour
-        clock = counts["clock"]
-        counts.write()
+    with server.client() as client:
+        before = an_hour_ahead(client, name)
         await b.turn([], [])
         seconds, micros = client.time()
         latest = 1000.0 * seconds + micros / 1000.0 + 30_000
         assert all(ends <= latest for _, ends in client.zrange(key(name, "alive"), 0, -1, withscores=True))
         after = Counts(client, name)
         assert max(after["first"], after["live"]) <= latest
-        assert 0.0 <= after["clock"] - clock < 60_000
+        assert 0.0 <= after["clock"] - before["clock"] < 60_000
     await a.close()
     await b.close()
+
+
+async def test_after_a_clock_was_set_back_who_is_lost_keeps_nobody_out(server: Server, name: str) -> None:
+    lost = await joined(server, name, lease=0.6)
+    await lost._stop_beat()
+    with server.client() as client:
+        an_hour_ahead(client, name)
+    owner = RedisStorage(server.url(name, lease=0.6, workers=1))
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await owner.open()
+                break
+            except CheckpointLocked:
+                await asyncio.sleep(0.05)
+    await owner.close()
+    await lost.close()
 
 
 def test_the_heartbeat_ends_with_the_loop_of_its_worker(server: Server, name: str) -> None:

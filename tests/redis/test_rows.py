@@ -35,7 +35,7 @@ class Learning(PortfolioSampler):
 
 def learnt(memory: Memory) -> dict[str, Any]:
     """What it knows, comparable."""
-    known = {name: value for name, value in vars(memory).items() if name not in ("latent", "distribution")}
+    known = {name: value for name, value in vars(memory).items() if name not in ("latent", "branches", "distribution")}
     known["elites"] = [(e.row, e.loss, e.values) for e in memory.elites]
     known["sampled"], known["bottoms"] = [e.row for e in memory.sampled], [e.row for e in memory.bottoms]
     assert memory.distribution is not None
