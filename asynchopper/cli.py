@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = asyncio.run(_copy(words.source, words.target, words.overwrite))
         else:
             status = asyncio.run(_verify(words.paths))
-        if sys.stdout is not None:  # it was closed
-            sys.stdout.flush()
+        print(end="", flush=True)  # which is nothing where the output was closed
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return UNREADABLE
