@@ -7,8 +7,8 @@ Karnin, Koren and Somekh, "Almost Optimal Exploration in Multi-Armed Bandits", I
 
 from __future__ import annotations
 
-import math
 from bisect import insort
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from asynchopper.history import Table
@@ -28,11 +28,14 @@ class Branches:
     """The best trials of each branch in a descent, and how many it had."""
 
     def __init__(self, latent: Latent, tuning: Tuning) -> None:
-        self._tuning, self._leaves = tuning, latent.space.leaves
-        self._sizes = _sizes(latent)
-        owners = {branch.owner for branch in self._sizes}
-        self.owners = [(owner, leaf) for owner, leaf in enumerate(latent.options) if owner in owners]
+        space = latent.space
+        self._tuning, self._leaves = tuning, space.leaves
+        self.owners = [(owner, leaf) for owner, leaf in enumerate(latent.options) if space.sizes(leaf)]
         """Choices that have branches: (the place among the options, the leaf)."""
+        self._sizes = {
+            Branch(owner, option): size for owner, leaf in self.owners for option, size in enumerate(space.sizes(leaf))
+        }
+        """How many candidates its own parameters make."""
         self.forget()
 
     def forget(self) -> None:
@@ -41,15 +44,17 @@ class Branches:
         """The losses and the rows of each one's best trials, best first."""
         self._had: dict[Branch, int] = {}
 
-    def count(self, table: Table, row: int) -> None:
-        """A trial has come to its end, whatever came of it."""
-        for branch in self._of(table, row):
+    def count(self, table: Table, row: int) -> list[Branch]:
+        """A trial of the branches that are returned has come to its end, whatever came of it."""
+        branches = self._of(table, row)
+        for branch in branches:
             self._had[branch] = self._had.get(branch, 0) + 1
+        return branches
 
-    def add(self, table: Table, row: int, loss: float) -> None:
+    def add(self, branches: Iterable[Branch], loss: float, row: int) -> None:
         """It has a loss."""
         room = self._tuning.race_parents
-        for branch in self._of(table, row):
+        for branch in branches:
             best = self.best.setdefault(branch, [])
             if len(best) < room or loss < best[-1][0]:
                 insort(best, (loss, row))
@@ -79,28 +84,6 @@ class Branches:
             return None
         left = round(self._leaves[leaf].param.cardinality ** (1.0 - part))
         order = sorted((loss, had.get(branch, 0), branch) for branch, (loss, _) in some.items())  # equal ones by trials
-        there = [(tried, loss, branch) for loss, tried, branch in order[:left] if tried < self._sizes.get(branch, 1)]
+        there = [(tried, loss, branch) for loss, tried, branch in order[:left] if tried < self._sizes[branch]]
         chosen = min(there)[2] if there else None
         return None if chosen == min(some, key=some.__getitem__) else chosen
-
-
-_MANY = 1e9  # values of one parameter; more make no difference, and an integer may be too large for a float
-
-
-def _sizes(latent: Latent) -> dict[Branch, float]:
-    """Of each branch: how many candidates its own parameters make, about."""
-    owned: dict[tuple[int, int], list[int]] = {}
-    for leaf in latent.space.leaves:
-        if leaf.parent is not None:
-            owned.setdefault(leaf.parent, []).append(leaf.index)
-    owners = {owner for owner, _ in owned}
-
-    def size(leaf: int) -> float:
-        n = min(latent.space.leaves[leaf].param.cardinality, _MANY)
-        return sum(among((leaf, option)) for option in range(int(n))) if leaf in owners else float(n)
-
-    def among(branch: tuple[int, int]) -> float:
-        return math.prod(size(leaf) for leaf in owned.get(branch, ()))
-
-    place = {leaf: k for k, leaf in enumerate(latent.options)}
-    return {Branch(place[leaf], option): among((leaf, option)) for leaf, option in owned if leaf in place}

@@ -173,8 +173,7 @@ class Memory:
         branched = bool(self.branches.owners)
         for row in range(self.rows, end):
             self.spent += seconds[row]
-            if branched:
-                self.branches.count(table, row)
+            branches = self.branches.count(table, row) if branched else ()
             if states[row] != COMPLETED:
                 if states[row] in (FAILED, NAN):
                     self.failed.append(self._elite(state, math.inf, row))
@@ -196,8 +195,8 @@ class Memory:
                 if move >= 0 and self.elites and loss < self._losses[0]:
                     self._start(row + 1)  # it leads where another one has been
                 continue
-            if branched:
-                self.branches.add(table, row, loss)
+            if branches:
+                self.branches.add(branches, loss, row)
             self.completed += 1
             if len(self.elites) < self.room or loss < self._losses[-1]:
                 self._keep(self._elite(state, loss, row))

@@ -75,7 +75,7 @@ class Tuning:
     """The part of its candidates that have an option which was never tried, while there are such options."""
 
     # the race of the branches: the part of the model's candidates that go to the one that had the fewest trials of those that
-    # are still in it, the part of the budget at whose end one is, and the shortest step there
+    # are still in it, the part of the budget at whose end one is, the shortest step there, and from how many trials
     race: float = 0.3
     race_end: float = 0.9
     race_step: float = 0.1

@@ -37,8 +37,7 @@ class Space:
         self.leaves: list[Leaf] = []
         self._branches: dict[int, Branch] = {}
         self._root = self._compile(tree, "", None, set())
-        n = len(self.leaves)
-        self.n = n
+        self.n = len(self.leaves)
         self.paths = tuple(leaf.path for leaf in self.leaves)
         self.conditional = any(leaf.parent is not None for leaf in self.leaves)
         self._strays: set[int] = set()  # parameters of which a stored value lies outside of the present range
@@ -198,6 +197,10 @@ class Space:
             if legal[i] is not None:
                 legal[i] = self.leaves[i].param.clip(legal[i])
         return legal
+
+    def sizes(self, leaf: int) -> list[float]:
+        """How many candidates the parameters of each of a choice's options make; empty where none has any."""
+        return [cardinality(option) for option in self._branches[leaf].options] if leaf in self._branches else []
 
     def constants(self) -> Iterator[tuple[str, Any]]:
         """What candidates have that is no parameter: (its path, it)."""

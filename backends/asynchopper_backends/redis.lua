@@ -63,7 +63,6 @@ end
 
 -- The search's clock runs while somebody works on it.
 local function tick()
-  set_back()
   if m.live > now or m.till > now then m.clock = m.clock + now - m.tick end
   m.tick = now
 end
@@ -249,6 +248,7 @@ local name = ARGV[1]
 local wrong = load()
 if name == 'turn' then -- which is said far more often than the rest, and so not held up by what only the rest needs
   if wrong then return {wrong, m.layout or ''} end
+  set_back()
   return turn()
 end
 
@@ -292,7 +292,6 @@ function act.join()
   local worker, lease = arg(), number()
   local dead = {}
   for i = 1, number() do dead[i] = arg() end
-  set_back()
   if m.owner ~= '' and (m.till <= now or m.owner == dead[1]) then m.owner, m.till = '', 0 end
   if held() then return {'locked', m.owner} end
   if m.seq == 0 then return {'empty'} end
@@ -318,7 +317,6 @@ end
 -- (worker, lease, epoch, replace, limit, budget, n, n x record): a new search, with its first worker.
 function act.create(absent)
   local worker, lease, epoch, replace, limit, budget = arg(), number(), arg(), arg(), number(), arg()
-  if not absent then set_back() end
   if not absent and m.seq > 0 then
     if m.epoch == epoch then -- said again; others may have written meanwhile
       local records = number()
@@ -348,7 +346,6 @@ function act.index()
   if m.epoch ~= epoch then return {'epoch'} end
   if m.plain == 0 then return {'ok'} end
   if m.seq ~= seq then return {'moved'} end
-  set_back()
   call('DEL', out, free)
   m.told, m.next, m.out, m.plain = told, next_id, number(), 0
   m.free, m.clock, m.tick = m.out, math.max(m.clock, clock), now
@@ -424,7 +421,6 @@ function act.lock(absent)
   local buried = {}
   for i = 1, number() do buried[i] = arg() end
   if absent then blank('') else -- what is left of a search in pieces stays until something is written
-    set_back()
     if m.owner == dead then m.owner = '' end
     if held() and m.owner ~= owner then return {'locked', m.owner} end
     bury(buried)
@@ -508,4 +504,5 @@ end
 local replaced = (name == 'create' and ARGV[5] == '1') or (name == 'lock' and ARGV[#ARGV] == '1')
 if (wrong == 'empty' and (name == 'create' or name == 'lock')) or (wrong == 'torn' and replaced) then return act[name](true) end
 if wrong then return {wrong, m.layout or ''} end
+if name ~= 'look' and name ~= 'page' then set_back() end -- those write nothing
 return act[name]()

@@ -38,6 +38,7 @@ def learnt(memory: Memory) -> dict[str, Any]:
     known = {name: value for name, value in vars(memory).items() if name not in ("latent", "branches", "distribution")}
     known["elites"] = [(e.row, e.loss, e.values) for e in memory.elites]
     known["sampled"], known["bottoms"] = [e.row for e in memory.sampled], [e.row for e in memory.bottoms]
+    known |= vars(memory.branches) | {"_leaves": [leaf.path for leaf in memory.latent.space.leaves]}
     assert memory.distribution is not None
     return known | {"mean": memory.distribution.mean.tolist(), "step": memory.distribution.step}
 
