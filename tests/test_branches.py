@@ -74,7 +74,7 @@ def test_a_candidate_is_of_the_branch_whose_turn_it_is_also_where_it_is_nested(
 
     monkeypatch.setattr(Branches, "next", spied)
     nested = 0
-    for seed in range(4):
+    for seed in range(8):
         search = Driven(tree, 100, seed)
         options = Latent(search.state.space).options
         for _ in range(100):

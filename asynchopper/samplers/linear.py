@@ -26,19 +26,28 @@ def product(a: Vector, b: Vector) -> Vector:
     return out
 
 
+def image(a: Vector, v: Vector) -> Vector:
+    """The product of a matrix and a vector."""
+    return product(a, v[:, None])[:, 0]
+
+
 def inverse(a: Vector) -> Vector:
-    """The inverse of a symmetric positive definite matrix, by halves (the Schur complement)."""
+    """The inverse of a symmetric positive definite matrix. Raises `LinAlgError` where rounding has made it indefinite."""
+    m = unrooted(a)
+    return product(m.T, m)
+
+
+def unrooted(a: Vector) -> Vector:
+    """The inverse of Cholesky's root of a matrix, by halves; where the matrix is nearly singular, inverting its halves themselves
+    would lose the digits that tell them apart. Raises `LinAlgError` where rounding has made the matrix indefinite."""
     n = len(a)
     if n <= _ROWS:
-        return np.asarray(np.linalg.inv(a), np.float64)
+        return np.tril(np.linalg.inv(np.linalg.cholesky(a)))
     h = n // 2
-    b = a[:h, h:]
-    first = inverse(a[:h, :h])
-    across = product(first, b)
-    second = inverse(a[h:, h:] - product(b.T, across))
-    corner = product(across, second)
-    out = np.empty_like(a)
-    out[:h, :h] = first + product(corner, across.T)
-    out[:h, h:], out[h:, :h] = -corner, -corner.T
-    out[h:, h:] = second
+    first = unrooted(a[:h, :h])
+    across = product(first, a[:h, h:])
+    second = unrooted(a[h:, h:] - product(across.T, across))
+    out = np.zeros_like(a)
+    out[:h, :h], out[h:, h:] = first, second
+    out[h:, :h] = -product(product(second, across.T), first)
     return out

@@ -275,7 +275,10 @@ class Memory:
         spread = self._losses[len(self._losses) // 2] - best
         if loss < best - t.worth * spread:
             self.idle, self.level = 0, False
-        if 0.0 < step < t.short and 0.0 < abs(loss - best) <= t.slope * step * spread:
+        change = abs(loss - best)
+        if change == 0.0 and spread * step * step > math.ulp(best):  # a plateau: a bowl would not have come out equal
+            return
+        if 0.0 < step < t.short and change <= t.slope * step * spread:
             self.level = True
 
     def _at_a_bottom(self, elite: Elite) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asynchopper.samplers.latent import Vector
-from asynchopper.samplers.linear import inverse, product
+from asynchopper.samplers.linear import inverse, product, unrooted
 
 _ROOT5 = math.sqrt(5.0)
 _NOISE = (1e-6, 0.5)
@@ -109,17 +109,16 @@ def _likelihood(
     k = (1.0 + r + (5.0 / 3.0) * r2) * e
     k.flat[:: n + 1] = 1.0 + noise + 1e-8
     k += alone
-    sign, logdet = np.linalg.slogdet(k)
-    if sign <= 0:
+    try:
+        root = unrooted(k)
+    except np.linalg.LinAlgError:
         return -math.inf, np.zeros(len(theta))
-    inverted = inverse(k)
-    alpha = inverted @ y
+    logdet = -2.0 * float(np.log(root.diagonal()).sum())
+    alpha = (root @ y) @ root
     variance = max(float(y @ alpha) / n, 1e-12)
     away = theta[:-1] - centre
-    value = (
-        -0.5 * n * math.log(variance) - 0.5 * float(logdet) - 0.25 * float(away @ away) - 0.02 * (theta[-1] + 7) ** 2
-    )
-    m = np.outer(alpha, alpha) / variance - inverted
+    value = -0.5 * n * math.log(variance) - 0.5 * logdet - 0.25 * float(away @ away) - 0.02 * (theta[-1] + 7) ** 2
+    m = np.outer(alpha, alpha) / variance - product(root.T, root)
     w = m * ((5.0 / 3.0) * (1.0 + r) * e)
     per_feature = (w.sum(1)[:, None] * xs * xs - xs * product(w, xs)).sum(0)  # one half of sum_ij w_ij (x_i - x_j)^2
     slope = np.empty(len(theta))

@@ -9,11 +9,13 @@ distance, so that points far away count less where the function is no quadratic.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from asynchopper.samplers.latent import Vector
-from asynchopper.samplers.linear import inverse, product
+from asynchopper.samplers.linear import image, product, unrooted
 
 _ROUNDS = 10
 _START = np.log(np.array([1.0, 0.3, 0.1, 0.1, 1e-3, 1e-6]))  # slope, one curvature, diagonal, matrix, residual, noise
@@ -21,11 +23,45 @@ _LOW = np.log(np.array([1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12]))
 _HIGH = np.log(np.array([1e4, 1e4, 1e4, 1e4, 1e2, 1e1]))
 _CONSTANT = 100.0  # the variance of the value at the origin; large, since nothing is known of it
 _JITTER = 1e-12
+_STEPS = 100  # of conjugate gradients
 _SMALL = 1e-150  # the square of what is smaller is no float
 _LARGEST = 1e6  # times the median; a value above it says no more than one that is there
 
 
-def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector, float] | None:
+Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
+
+Times: TypeAlias = "Callable[[Vector], Vector]"
+"""A matrix, by what it makes of a vector: in hundreds of dimensions it is never written out."""
+
+
+class Around(NamedTuple):
+    """A quadratic around a point, in units of `scale`."""
+
+    slope: Vector
+    times: Times
+    noise: float
+    """Which part of the values no quadratic explains from one point to the next."""
+    scale: float
+
+    def lowest(self, x: Vector, length: float, bounded: Flags) -> Vector:
+        """The step from the point `x` to where it is lowest within the bounds and `length`, the root of the mean square over
+        the coordinates."""
+        low = np.where(bounded, -x / self.scale, -math.inf)
+        high = np.where(bounded, (1.0 - x) / self.scale, math.inf)
+        return self.scale * lowest(self.slope, self.times, length * math.sqrt(len(x)) / self.scale, low, high)
+
+
+def around(away: Vector, y: Vector, few: int) -> Around | None:
+    """The likeliest quadratic through the `few` points that are nearest to the first one, which is the best; `away` is where
+    they are from there. `None` where nothing can be learnt."""
+    r2 = (away * away).sum(1)
+    near = np.argsort(r2, kind="stable")[:few]
+    scale = math.sqrt(float(r2[near].mean()))
+    fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
+    return None if fitted is None else Around(*fitted, scale)
+
+
+def quadratic(u: Vector, y: Vector) -> tuple[Vector, Times, float] | None:
     """Slope and matrix at the origin of the likeliest quadratic through the points `u`, whose values are `y`, and which part
     of the values is noise.
 
@@ -57,20 +93,21 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector, float] | None:
         w = np.exp(theta)
         k = w[0] * parts[0] + w[1] * parts[1] + w[2] * parts[2] + w[3] * parts[3] + _CONSTANT
         k.flat[:: n + 1] += w[4] * far + w[5] + _JITTER
-        sign, logdet = np.linalg.slogdet(k)
-        if sign <= 0 or not math.isfinite(logdet):  # rounding has made it indefinite: more noise
+        try:
+            m = unrooted(k)
+        except np.linalg.LinAlgError:  # rounding has made it indefinite: more noise
             theta[5] += 3.0
             continue
-        inverted = inverse(k)
-        alpha = inverted @ t
+        logdet = -2.0 * float(np.log(m.diagonal()).sum())
+        alpha = (m @ t) @ m
         variance = max(float(t @ alpha) / n, 1e-30)
         away = theta - _START
-        value = -0.5 * n * math.log(variance) - 0.5 * float(logdet) - 0.02 * float(away @ away)
+        value = -0.5 * n * math.log(variance) - 0.5 * logdet - 0.02 * float(away @ away)
         if best is None or value > best[0]:
             best = value, theta.copy(), alpha
-        m = np.outer(alpha, alpha) / variance - inverted
-        diagonal = m.diagonal()
-        rises = [*(float(np.vdot(m, part)) for part in parts), float(diagonal @ far), float(diagonal.sum())]
+        gain = np.outer(alpha, alpha) / variance - product(m.T, m)
+        diagonal = gain.diagonal()
+        rises = [*(float(np.vdot(gain, part)) for part in parts), float(diagonal @ far), float(diagonal.sum())]
         slope = 0.5 * w * np.array(rises) - 0.04 * away
         turn = slope * before
         pace = np.clip(np.where(turn > 0, 1.3 * pace, np.where(turn < 0, 0.5 * pace, pace)), 1e-2, 2.0)
@@ -80,21 +117,27 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Vector, float] | None:
         return None
     w, alpha = np.exp(best[1]), best[2]
     g = w[0] * units[0] * (alpha @ u)
-    h = 2.0 * w[3] * units[3] * product(u.T * alpha, u)
-    h.flat[:: d + 1] += 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
-    return g, h, float(w[5] / w.sum())
+    rank = 2.0 * w[3] * units[3]
+    own = 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
+    noise = float(w[5] / w.sum())
+    if d > n:
+        return g, lambda v: rank * image(u.T, alpha * image(u, v)) + own * v, noise
+    h = rank * product(u.T * alpha, u)
+    h.flat[:: d + 1] += own
+    return g, lambda v: h @ v, noise
 
 
-def lowest(g: Vector, h: Vector, radius: float, low: Vector, high: Vector) -> Vector:
-    """Where g s + s h s / 2 is lowest within `radius` and the bounds, about: what hits a bound stays there."""
+def lowest(g: Vector, times: Times, radius: float, low: Vector, high: Vector) -> Vector:
+    """Where g s + s h s / 2 is lowest within `radius` and the bounds, about, for the matrix h that `times` a vector is; what hits
+    a bound stays there."""
     s = np.zeros(len(g))
     free = np.ones(len(g), np.bool_)
     for _ in range(4):
         left = radius * radius - float(s[~free] @ s[~free])
         if left <= 0 or not free.any():
             break
-        some = np.flatnonzero(free)
-        s[some] = _conjugate(g[some] + h[some][:, ~free] @ s[~free], h[np.ix_(some, some)], math.sqrt(left))
+        slope = np.where(free, g + times(np.where(free, 0.0, s)), 0.0)
+        s = np.where(free, _conjugate(slope, times, free, math.sqrt(left)), s)
         out = free & ((s < low) | (s > high))
         s = np.clip(s, low, high)
         if not out.any():
@@ -103,16 +146,16 @@ def lowest(g: Vector, h: Vector, radius: float, low: Vector, high: Vector) -> Ve
     return s
 
 
-def _conjugate(g: Vector, h: Vector, radius: float) -> Vector:
-    """Conjugate gradients, up to the edge of the region (Steihaug 1983)."""
+def _conjugate(g: Vector, times: Times, free: Flags, radius: float) -> Vector:
+    """Conjugate gradients in the coordinates that are `free`, up to the edge of the region (Steihaug 1983)."""
     s = np.zeros(len(g))
     r, p = -g, -g
     rr = float(r @ r)
     if rr <= 0:
         return s
     stop = 1e-20 * rr
-    for _ in range(2 * len(g)):
-        hp = h @ p
+    for _ in range(min(2 * len(g), _STEPS)):
+        hp = np.where(free, times(p), 0.0)
         curve = float(p @ hp)
         step = rr / curve if curve > 0 else math.inf
         new = s + step * p if math.isfinite(step) else s

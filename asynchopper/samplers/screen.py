@@ -15,7 +15,7 @@ from asynchopper.samplers.latent import Latent, Vector
 from asynchopper.samplers.linear import product
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
-from asynchopper.samplers.quadratic import lowest, quadratic
+from asynchopper.samplers.quadratic import around
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SHRINKING, SPARSE, Tuning
 from asynchopper.space import Choice, Generator
 from asynchopper.state import State
@@ -200,25 +200,18 @@ class Screen:
         if not d or same.sum() < _FEWEST:
             return None
         x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
-        away = x - x[0]
-        r2 = (away * away).sum(1)
-        order, t = np.argsort(r2, kind="stable"), self.tuning
+        t = self.tuning
         enough = min(t.around, math.ceil(t.around_each * (d + 1) * (d + 2) / 2))
-        for few in (enough, t.around):  # more of them where the nearest show noise
-            near = order[:few]
-            scale = math.sqrt(float(r2[near].mean()))
-            fitted = quadratic(away[near] / scale, y[near]) if scale > 0 else None
-            if fitted is None:
-                return None
-            g, h, noise = fitted
-            if noise < t.noise or few == t.around:
-                break
-        length = memory.steps[QUADRATIC] if noise < t.noise else max(memory.steps[QUADRATIC], t.noisy_radius)
-        radius = length * math.sqrt(d) / scale
+        found = around(x - x[0], y, enough)
+        if (
+            found is not None and found.noise >= t.noise and enough < t.around
+        ):  # where the nearest show noise, more of them
+            found = around(x - x[0], y, t.around)
+        if found is None:
+            return None
+        length = memory.steps[QUADRATIC] if found.noise < t.noise else max(memory.steps[QUADRATIC], t.noisy_radius)
         bounded = np.ones(d, np.bool_) if latent.bounded is None else latent.bounded[alive]
-        low = np.where(bounded, -x[0] / scale, -math.inf)
-        high = np.where(bounded, (1.0 - x[0]) / scale, math.inf)
-        s = scale * lowest(g, h, radius, low, high)
+        s = found.lowest(x[0], length, bounded)
         to = best.vector.copy()
         to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
         return self.latent.snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
