@@ -117,7 +117,7 @@ def stream(number: int) -> Generator:
 def test_seeds_of_a_block_are_spread_as_single_ones_are(space: str) -> None:
     search, many = Quick(SPACES[space], 1e-4), 4000
     memory, rng = Memory(search.state, Tuning()), stream(0)
-    alone = [search.sampler._seed(memory, rng) for _ in range(many)]
+    alone = [search.sampler._seed(memory, rng, False) for _ in range(many)]
     seeds, together = Seeds(memory.latent, Tuning().pull if memory.latent.d else 0.0), []
     for number in range(many):
         search.state.next_id = number

@@ -81,7 +81,8 @@ class Memory:
         self.record = math.inf
         """The smallest loss of all."""
         each = tuning.seeds_with_options if self.latent.options else tuning.seeds_per_number
-        self.first = int(max(4, min(each * (self.latent.n + 1), tuning.most_seeds)))
+        most = tuning.most_seeds if self.latent.d <= tuning.wide else tuning.wide_seeds
+        self.first = int(max(4, min(each * (self.latent.n + 1), most)))
         """How many trials have to be finished for the distribution to begin."""
         self.failed: deque[Elite] = deque(maxlen=tuning.failed)
         """The last trials that came to no value; not those that were pruned, of which there are estimates."""
@@ -103,7 +104,8 @@ class Memory:
         self.steps = [self.tuning.first_step] * MOVES
         self.distribution: Distribution | Diagonal | None = None
         self.branches.forget()
-        self.recent: deque[int] = deque(maxlen=self.tuning.latest)
+        narrow = self.latent.d <= self.tuning.wide
+        self.recent: deque[int] = deque(maxlen=self.tuning.latest if narrow else self.tuning.valley_window)
         """The rows of the last trials that completed."""
         self._made: dict[int, Elite] = {}
         self.checkpoint = 0
@@ -127,7 +129,7 @@ class Memory:
         if self.swift:
             return False
         t, steps = self.tuning, self._budget(state)
-        if steps is not None and steps <= t.few_steps:
+        if steps is not None and steps <= (t.few_steps if self.latent.d <= t.wide else t.wide_steps):
             return True
         mean = self.spent / max(1, self.rows)
         return mean >= t.slow and mean >= t.slow_each * (1 + out)
@@ -320,6 +322,10 @@ class Memory:
         """The best trials of a branch."""
         return [self._elite(state, loss, row) for loss, row in self.branches.best[branch]]
 
+    def trial(self, state: State, row: int) -> Elite:
+        """A trial that completed."""
+        return self._elite(state, self._loss(state, row), row)
+
     def known(self, state: State) -> list[Elite]:
         """The trials that the model knows: the best, and the latest."""
         known = self._some(state, self.tuning.best, self.tuning.latest)
@@ -330,10 +336,11 @@ class Memory:
         chosen = self.elites[:best]
         have = {e.row for e in chosen}
         rows = [row for row in list(self.recent)[-latest:] if row not in have]
-        return chosen + [self._made.get(row) or self._elite(state, self._loss(state, row), row) for row in rows]
+        return chosen + [self._made.get(row) or self.trial(state, row) for row in rows]
 
     def _begin(self) -> None:
         """The seeds are in: the distribution starts from them."""
         points = [(e.loss, e.vector) for e in self.elites]
         made = Distribution if self.latent.d <= FULL else Diagonal
-        self.distribution = made(points, self.tuning.cma_step, self.latent.widths)
+        step = self.tuning.cma_step if self.latent.d <= self.tuning.wide else self.tuning.wide_step
+        self.distribution = made(points, step, self.latent.widths)

@@ -11,10 +11,12 @@ import numpy as np
 
 from asynchopper.samplers.base import Next, Source, Stream, View, then_of
 from asynchopper.samplers.block import Blocks, Seeds
+from asynchopper.samplers.changes import flip, nudged, settle
 from asynchopper.samplers.latent import Vector, reflect
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.screen import Candidates, Screen
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, RACE, SPARSE, Tuning
+from asynchopper.samplers.valley import Valley
 from asynchopper.space import Generator, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
@@ -32,6 +34,7 @@ class PortfolioSampler:
         self._rewound = 0
         self._memory: Memory | None = None
         self._screen: Screen | None = None
+        self._valley: Valley | None = None
         self._blocks: Blocks | None = None
         self._seeds: Seeds | None = None
 
@@ -44,6 +47,8 @@ class PortfolioSampler:
         if prompt is not None:
             return prompt
         memory = self._recall(view.state, view.then.known)
+        if memory.latent.d > self._tuning.wide:
+            return self._across(memory, view) or self._wide(memory, view, rng)
         assert self._screen is not None
         untried = self._screen.untried(view)
         if untried and rng.random() < self._tuning.untried:
@@ -59,12 +64,12 @@ class PortfolioSampler:
         memory = self._recall(state, then.known)
         if view.source is None:  # a redraw does not decide again, since more may have been learnt
             view.source = self._source(memory, view, then.out)
-        if view.source == "model" and rng.random() >= self._tuning.unscreened(then.out):
+        if view.source == "model" and self._asked(memory, then.out, rng):
             return None
         if then.known < then.latest and view.source != "space":
             memory = self._recall(state, then.latest)
         if view.source == "space" or not memory.elites:  # what is new may have ended a descent
-            return Proposal(self._seed(memory, rng), "seeding")
+            return Proposal(self._seed(memory, rng, view.seeding_fixed), "seeding")
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
     def expects(self, view: View, rng: Generator) -> bool:
@@ -73,7 +78,11 @@ class PortfolioSampler:
         memory = self._recall(view.state, then.known)
         if memory.swift or self._source(memory, view, then.out) != "model":
             return False
-        return rng.random() >= self._tuning.unscreened(then.out)
+        return self._asked(memory, then.out, rng)
+
+    def _asked(self, memory: Memory, out: int, rng: Generator) -> bool:
+        """Whether the model has a say in a candidate that it could have one in."""
+        return memory.latent.d > self._tuning.wide or rng.random() >= self._tuning.unscreened(out)
 
     def _source(self, memory: Memory, view: View, out: int) -> Source:
         """What the next candidate comes from, where so many are out."""
@@ -82,6 +91,9 @@ class PortfolioSampler:
         t = self._tuning
         if not t.model or memory.completed < 4 or not memory.patient(view.state, out):
             return "moves"
+        if memory.latent.d > t.wide:
+            turn = view.then.number % t.valley_each == 0 and memory.latent.d <= t.valley_widest
+            return "model" if turn and memory.distribution is not None else "moves"
         if self._screen is None or self._screen.memory is not memory:
             self._screen = Screen(memory, t)
         return "model" if self._screen.ready else "moves"
@@ -92,15 +104,20 @@ class PortfolioSampler:
             return True
         return (seeding or bool(memory.since)) and memory.seeding(state, out)
 
-    def _seed(self, memory: Memory, rng: Generator) -> Values:
-        """A draw from the whole space, its numbers moved a part of the way to the first guess."""
-        latent, space = memory.latent, memory.latent.space
-        drawn = space.sample(rng)
-        if not self._tuning.pull or memory.since or not latent.d or latent.d > self._tuning.wide:
+    def _seed(self, memory: Memory, rng: Generator, fixed: bool) -> Values:
+        """A draw from the whole space, its numbers moved a part of the way to the first guess; among many numbers, where nothing
+        else was said, they are drawn around that guess."""
+        latent, space, t = memory.latent, memory.latent.space, self._tuning
+        drawn, wide = space.sample(rng), latent.d > t.wide
+        if not t.pull or memory.since or not latent.d or (wide and fixed):
             return drawn
         guess = latent.guess or latent.vector(space.initial(rng)).tolist()
-        part = 1.0 - self._tuning.pull * float(rng.random())
         values = list(drawn)
+        if wide:
+            away = np.maximum(t.wide_step, 0.5 * latent.widths) * rng.standard_normal(latent.d)
+            latent.fill(values, latent.reflect(guess + away), None)
+            return tuple(values)
+        part = 1.0 - t.pull * float(rng.random())
         if latent.arrays:
             origin = np.array(guess)
             latent.fill(values, origin + part * (latent.vector(drawn) - origin), None)
@@ -214,19 +231,33 @@ class PortfolioSampler:
         if found is None:
             return None
         z, codes, step = found
-        best, seen = memory.elites[0], view.state.seen
         if not step > 0:
             return None
-        new = self._written(memory, best, z, codes, rng)
+        return self._down(memory, view, self._written(memory, memory.elites[0], z, codes, rng), step)
+
+    def _across(self, memory: Memory, view: View) -> Proposal | None:
+        """The same for hundreds of coordinates."""
+        if self._valley is None or self._valley.memory is not memory:
+            self._valley = Valley(memory, self._tuning)
+        found = self._valley.lowest(view.state)
+        if found is None or not found[1] > 0:
+            return None
+        z, step = found
+        best = memory.elites[0]
+        values = list(best.values)
+        memory.latent.fill(values, z, z != best.vector)
+        return self._down(memory, view, tuple(values), step)
+
+    def _down(self, memory: Memory, view: View, new: Values, step: float) -> Proposal | None:
+        """A candidate of the quadratic; `None` where it was asked."""
+        best, seen = memory.elites[0], view.state.seen
         if seen is not None:
             known = view.space.key(new) in seen
         else:
             fresh = memory.latent.vector(new)
             others = [best.vector, *(memory.latent.vector(values) for _, values in view.running)]
             known = any(bool((other == fresh).all()) for other in others)
-        if known:
-            return None
-        return Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
+        return None if known else Proposal(new, "local", [QUADRATIC, float(f"{step:.4g}"), best.row])
 
     def _written(self, memory: Memory, parent: Elite, z: Vector, codes: list[int], rng: Generator) -> Values:
         """The candidate at coordinates `z` with these options; what did not move is its parent's to the last digit."""
@@ -316,68 +347,19 @@ class PortfolioSampler:
                 x = z[i]
                 values[leaf] = at[i](x if 0.0 <= x < 1.0 or (free and free[i]) else reflect(x))
         if flips:
-            self._flip(memory, values, flips, move, view.temperature, rng)
+            flip(memory, values, flips, move, view.temperature, rng)
         space = latent.space
         if space.conditional:
-            self._settle(memory, values, rng)
+            settle(memory, values, rng)
         new = tuple(values)
         if new == parent.values if latent.plain else _same(space, new, parent.values):
-            new = self._nudge(memory, values, rng)
+            new = nudged(memory, values, rng)
         return Proposal(new, "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
     def _flips(self, memory: Memory, us: list[float], p: float) -> list[int]:
         latent = memory.latent
         start = 8 + latent.n + latent.d
         return [i for i in range(len(latent.options)) if us[start + i] < p]
-
-    def _flip(
-        self, memory: Memory, values: list[Any], flips: list[int], move: int, strength: float, rng: Generator
-    ) -> None:
-        """Other options for some leaves: what another elite has, or any."""
-        latent, elites = memory.latent, memory.elites
-        us = rng.random(3 * len(flips)).tolist()
-        few = min(len(elites), 10)
-        for j, k in enumerate(flips):
-            i = latent.options[k]
-            if values[i] is None:
-                continue
-            leaf = latent.space.leaves[i]
-            if us[3 * j] < (1.0 if move == DIFFERENCE else 0.4):
-                other = elites[int(us[3 * j + 1] * few)].values[i]
-                if other is not None and (move == DIFFERENCE or not leaf.same(other, values[i])):
-                    values[i] = other
-                    continue
-            values[i] = leaf.move(values[i], us[3 * j + 2], rng, strength)
-
-    def _settle(self, memory: Memory, values: list[Any], rng: Generator) -> None:
-        """Empties the branches that are not taken; fills the ones that are new from an elite that has them, or draws."""
-        space, elites = memory.latent.space, memory.elites
-        donor: Elite | None = None
-        copies = rng.random() < 0.7
-        for leaf in space.leaves:
-            i = leaf.index
-            if leaf.parent is not None and values[leaf.parent[0]] != leaf.parent[1]:
-                values[i] = None
-            elif values[i] is None:
-                if copies and (donor is None or donor.values[i] is None):
-                    donor = next((e for e in elites if e.values[i] is not None), None)
-                    copies = donor is not None
-                if copies and donor is not None:
-                    values[i] = donor.values[i]
-                else:
-                    values[i] = leaf.draw(float(rng.random()), rng)
-
-    def _nudge(self, memory: Memory, values: list[Any], rng: Generator) -> Values:
-        """One leaf moved to a neighbour, where nothing else has changed."""
-        space = memory.latent.space
-        alive = [leaf for leaf in space.leaves if values[leaf.index] is not None and leaf.param.cardinality > 1]
-        if alive:
-            u, v = rng.random(2).tolist()
-            leaf = alive[int(u * len(alive))]
-            values[leaf.index] = leaf.move(values[leaf.index], v, rng, 0.1)
-            if space.conditional:
-                self._settle(memory, values, rng)
-        return tuple(values)
 
     # -- arrays and many numbers
 
@@ -432,9 +414,9 @@ class PortfolioSampler:
         if latent.options:
             flips = np.flatnonzero(rng.random(len(latent.options)) < rate).tolist()
             if flips:
-                self._flip(memory, values, flips, move, view.temperature, rng)
+                flip(memory, values, flips, move, view.temperature, rng)
         if latent.space.conditional:
-            self._settle(memory, values, rng)
+            settle(memory, values, rng)
         return Proposal(tuple(values), "local", [move, step if move == CMA else float(f"{step:.4g}"), origin])
 
     def _some(self, k: int, d: int, rng: Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:

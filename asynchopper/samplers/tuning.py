@@ -41,6 +41,17 @@ class Tuning:
     """The last candidates of a budget, which are drawn near the mean."""
     wide_odds: tuple[float, ...] = (0.0, 0.1, 0.0, 0.0, 0.9)
 
+    wide_seeds: int = 16
+    wide_step: float = 0.05
+    """How far its seeds are from the first guess, and the first step of its distribution."""
+    wide_steps: int = 2_000
+    """A budget up to here is few steps for the quadratic there, of which one candidate in `valley_each` comes, up to
+    `valley_widest` coordinates. It goes through the `valley_points` nearest to the best of the latest `valley_window` trials."""
+    valley_each: int = 16
+    valley_points: int = 200
+    valley_window: int = 400
+    valley_widest: int = 2_000
+
     # seeds: this many for each thing that can move, but no more than a part of the budget, nor than a number
     seeds_per_number: float = 2.0
     seeds_with_options: float = 1.0
