@@ -42,7 +42,7 @@ def unrooted(a: Vector) -> Vector:
     would lose the digits that tell them apart. Raises `LinAlgError` where rounding has made the matrix indefinite."""
     n = len(a)
     if n <= _ROWS:
-        return np.tril(np.linalg.inv(np.linalg.cholesky(a)))
+        return np.asarray(np.tril(np.linalg.inv(np.linalg.cholesky(a))), np.float64)
     h = n // 2
     first = unrooted(a[:h, :h])
     across = product(first, a[:h, h:])

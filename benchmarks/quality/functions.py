@@ -67,6 +67,75 @@ def wide(name: str, d: int, instance: int = 0) -> Task:
     return Task(title, (vector("x", d, -5.0, 5.0),), value, f(np.zeros(d)))
 
 
+MANY = (
+    "heavy1", "heavy3", "heavy5", "spread2", "spread4", "power", "cone", "kinks", "slope",
+    "random", "flat", "ripple", "quartic", "chain", "steps", "logistic", "policy",
+)  # fmt: skip
+
+
+def many(kind: str, d: int, instance: int = 0) -> Task:
+    """Hundreds of numbers: what few directions dominate, what is spread over many, kinks, waves, and two models' weights."""
+    title = f"{kind}-many{d}-{instance}"
+    rng = stream(title)
+    shift = rng.uniform(-4, 4, d)
+    turns = [(i, rotation(rng, min(25, d - i))) for i in range(0, d, 25)]
+    matrix = rng.standard_normal((d, d)) if kind in ("random", "flat", "logistic", "policy") else np.zeros((0, d))
+    slopes = 5.0 * rng.standard_normal(d)
+    weights = np.ones(d)
+    if kind.startswith("heavy"):  # few directions, up to a million times as steep
+        weights[rng.permutation(d)[: int(kind[5:])]] = 10.0 ** {"1": 4, "3": 6, "5": 2}[kind[5:]]
+    elif kind.startswith("spread"):
+        weights = 10.0 ** rng.permutation(np.linspace(0, int(kind[6:]), d))
+    elif kind == "power":
+        weights = (d / rng.permutation(np.arange(1.0, d + 1))) ** 2
+    k = math.isqrt(d)
+    labels = np.sign(matrix @ rng.standard_normal(d) + rng.standard_normal(len(matrix)))
+    starts = rng.standard_normal((k, 8))
+
+    def turned(z: np.ndarray) -> np.ndarray:
+        return np.concatenate([turn @ z[i : i + 25] for i, turn in turns])
+
+    def steered(x: np.ndarray) -> float:
+        """What a linear policy costs over ten steps of a linear system that is steered by it."""
+        policy, a, b = (m[: k * k].reshape(k, k) for m in (x, matrix[0] / k**0.5, matrix[1] / k**0.5))
+        state, cost = starts, 0.0
+        for _ in range(10):
+            acts = np.tanh(policy @ state)
+            state = np.clip(a @ state + b @ acts, -10, 10)
+            cost += float((state * state).mean() + 0.1 * (acts * acts).mean())
+        return cost
+
+    def value(given: dict[str, Any]) -> float:
+        x = np.asarray(given["x"], np.float64)
+        z = x - shift
+        match kind:
+            case "cone":
+                return float(np.sqrt(z @ z))
+            case "kinks":
+                return float(np.abs(turned(z)).sum())
+            case "slope":
+                return float(slopes @ z)
+            case "random":
+                return float(((matrix @ z) ** 2).mean())
+            case "flat":
+                return float(((matrix[:10] @ z) ** 2).sum() + 0.01 * (z @ z))
+            case "ripple":
+                return float(z @ z + 8 * (1 - np.cos(3 * turned(z))).sum())
+            case "quartic":
+                return float((turned(z) ** 4).sum() + z @ z)
+            case "chain":
+                return float(z[0] ** 2 + 10 * (np.diff(z) ** 2).sum() + 0.1 * (z @ z))
+            case "steps":
+                return float(np.floor(2 * np.abs(turned(z))).sum() + 0.01 * np.sqrt(z @ z))
+            case "logistic":
+                return float(np.logaddexp(0.0, -labels * (matrix @ x)).mean())
+            case "policy":
+                return steered(x)
+        return float(weights @ turned(z) ** 2)
+
+    return Task(title, (vector("x", d, -5.0, 5.0),), value, None)
+
+
 def mixed_integer(name: str, d: int, instance: int = 0) -> Task:
     """A fifth of the variables each with 2, 4, 8, 16 values, the rest continuous; the optimum is on the grid."""
     title = f"{name}-mixint{d}-{instance}"

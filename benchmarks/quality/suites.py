@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from functions import (
+    MANY,
     REPORTED,
     TUNED_ON,
     bowls,
     conditional,
     continuous,
+    many,
     mixed_integer,
     network,
     pbo,
@@ -61,6 +63,11 @@ def _wide(split: str) -> tuple[Callable[[], Task], ...]:
         lambda: tour(30),
         lambda: network(40),
     )
+
+
+def _many(split: str) -> tuple[Callable[[], Task], ...]:
+    dims, i = ((100, 400), 0) if split == "train" else ((150, 600), 1)
+    return tuple([lambda k=k, d=d: many(k, d, i) for k in MANY for d in dims])
 
 
 def _own(split: str) -> tuple[Callable[[], Task], ...]:
@@ -151,6 +158,7 @@ def suites(split: str) -> dict[str, Suite]:
         "mixed-integer": Suite(_mixint(split), ((1, 250), (16, 250))),
         "noisy": Suite(_noisy(split), ((16, 250),), 2),
         "wide": Suite(_wide(split), ((16, 1000),)),
+        "many": Suite(_many(split), ((16, 1000),)),
         "options": Suite(_own(split), ((16, 50), (16, 100), (16, 250))),
         "bowls": Suite(_bowls(split), ((1, 100), (16, 100))),
         "learning": Suite(_learning(_LEARNING[split]), ((16, 100), (16, 250)), 2),
