@@ -32,6 +32,15 @@ def test_an_inverse_is_one(n: int) -> None:
     assert np.abs(inverse(k) @ k - np.eye(n)).max() < 1e-9
 
 
+@pytest.mark.parametrize("n", [5, 64, 130])
+def test_an_inverse_of_what_rounding_has_made_indefinite_is_a_number_still(n: int) -> None:
+    """As among many candidates that are out at the same place."""
+    rng = np.random.default_rng(n)
+    noise = 1e-7 * rng.standard_normal((n, n))
+    for matrix in (np.ones((n, n)) + noise + noise.T, np.zeros((n, n)), -np.eye(n)):
+        assert np.isfinite(inverse(matrix)).all()
+
+
 @pytest.mark.parametrize(("n", "d"), [(90, 60), (120, 80), (200, 150), (200, 190), (200, 300)])
 def test_a_bowl_is_known_from_few_more_points_than_it_has_dimensions_and_its_slope_from_fewer(n: int, d: int) -> None:
     rng = np.random.default_rng(d)

@@ -12,6 +12,7 @@ from asynchopper.samplers.latent import Vector
 
 _WORK = 1 << 17  # multiplications in one call; OpenBLAS starts threads above 2^18
 _ROWS = 80  # rows of a matrix that is inverted in one call; threads start between 96 and 110
+_MORE = 0.0, 1e-9, 1e-6, 1e-3, 1.0  # on the diagonal, in units of what stands there
 
 
 def product(a: Vector, b: Vector) -> Vector:
@@ -32,9 +33,16 @@ def image(a: Vector, v: Vector) -> Vector:
 
 
 def inverse(a: Vector) -> Vector:
-    """The inverse of a symmetric positive definite matrix. Raises `LinAlgError` where rounding has made it indefinite."""
-    m = unrooted(a)
-    return product(m.T, m)
+    """The inverse of a symmetric positive definite matrix; where rounding has made it indefinite, of one with a little more on
+    its diagonal."""
+    scale = float(np.abs(a.diagonal()).mean()) or 1.0
+    for more in _MORE:
+        try:
+            m = unrooted(a + more * scale * np.eye(len(a)) if more else a)
+        except np.linalg.LinAlgError:
+            continue
+        return product(m.T, m)
+    return np.eye(len(a)) / scale  # as if its rows had nothing to do with each other
 
 
 def unrooted(a: Vector) -> Vector:
@@ -42,7 +50,10 @@ def unrooted(a: Vector) -> Vector:
     would lose the digits that tell them apart. Raises `LinAlgError` where rounding has made the matrix indefinite."""
     n = len(a)
     if n <= _ROWS:
-        return np.asarray(np.tril(np.linalg.inv(np.linalg.cholesky(a))), np.float64)
+        root = np.linalg.cholesky(a)
+        if not np.isfinite(root[-1, -1]):
+            raise np.linalg.LinAlgError("there are numbers in it that are none")
+        return np.asarray(np.tril(np.linalg.inv(root)), np.float64)
     h = n // 2
     first = unrooted(a[:h, :h])
     across = product(first, a[:h, h:])

@@ -111,17 +111,17 @@ class PortfolioSampler:
         drawn, wide = space.sample(rng), latent.d > t.wide
         if not t.pull or memory.since or not latent.d or (wide and fixed):
             return drawn
-        guess = latent.guess or latent.vector(space.initial(rng)).tolist()
         values = list(drawn)
-        if wide:
-            away = np.maximum(t.wide_step, 0.5 * latent.widths) * rng.standard_normal(latent.d)
-            latent.fill(values, latent.reflect(guess + away), None)
+        if latent.arrays or wide:
+            origin = latent.vector(space.initial(rng))
+            if wide:
+                away = np.maximum(t.wide_step, 0.5 * latent.widths) * rng.standard_normal(latent.d)
+            else:
+                away = (1.0 - t.pull * float(rng.random())) * (latent.vector(drawn) - origin)
+            latent.fill(values, latent.reflect(origin + away), None)
             return tuple(values)
+        guess = latent.guess or latent.encode(space.initial(rng))
         part = 1.0 - t.pull * float(rng.random())
-        if latent.arrays:
-            origin = np.array(guess)
-            latent.fill(values, origin + part * (latent.vector(drawn) - origin), None)
-            return tuple(values)
         for i, unit, at, start in zip(latent.scalars, latent.unit, latent.at, guess, strict=True):
             if (value := values[i]) is not None:
                 values[i] = at(start + part * (unit(value) - start))

@@ -203,10 +203,8 @@ class Screen:
         t = self.tuning
         enough = min(t.around, math.ceil(t.around_each * (d + 1) * (d + 2) / 2))
         found = around(x - x[0], y, enough)
-        if (
-            found is not None and found.noise >= t.noise and enough < t.around
-        ):  # where the nearest show noise, more of them
-            found = around(x - x[0], y, t.around)
+        if found is not None and found.noise >= t.noise and enough < t.around:
+            found = around(x - x[0], y, t.around)  # more of them where the nearest show noise
         if found is None:
             return None
         length = memory.steps[QUADRATIC] if found.noise < t.noise else max(memory.steps[QUADRATIC], t.noisy_radius)
