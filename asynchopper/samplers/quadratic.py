@@ -107,7 +107,7 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Times, float] | None:
             best = value, theta.copy(), alpha
         gain = np.outer(alpha, alpha) / variance - product(m.T, m)
         diagonal = gain.diagonal()
-        rises = [*(float(np.vdot(gain, part)) for part in parts), float(diagonal @ far), float(diagonal.sum())]
+        rises = [*(float((gain * part).sum()) for part in parts), float(diagonal @ far), float(diagonal.sum())]
         slope = 0.5 * w * np.array(rises) - 0.04 * away
         turn = slope * before
         pace = np.clip(np.where(turn > 0, 1.3 * pace, np.where(turn < 0, 0.5 * pace, pace)), 1e-2, 2.0)
