@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -54,27 +51,3 @@ def test_a_bowl_is_known_from_few_more_points_than_it_has_dimensions_and_its_slo
     s = lowest(*fitted[:2], 10.0, np.full(d, -math.inf), np.full(d, math.inf))
     left = float(((s - bottom) ** 2).sum() / (bottom**2).sum())
     assert left < (1e-8 if n > d + 1 else 1.1 * (1.0 - n / d))
-
-
-def test_no_other_thread_takes_part() -> None:
-    """Where the machine is busy with evaluations, threads that wait for each other cost ten times the work."""
-    code = """
-import time
-import numpy as np
-from asynchopper.samplers.quadratic import lowest, quadratic
-spent = []
-for n, d in ((90, 40), (200, 60), (200, 640)):
-    u = np.vstack([np.zeros(d), np.random.default_rng(n).standard_normal((n - 1, d))])
-    began, own = time.process_time(), time.thread_time()
-    for _ in range(8):
-        slope, times, _ = quadratic(u, ((u - 1) ** 2).sum(1))
-        lowest(slope, times, 1.0, np.full(d, -9.0), np.full(d, 9.0))
-    own = time.thread_time() - own
-    spent.append((time.process_time() - began - own) / own)
-print(max(spent))
-"""
-    plain = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=plain, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert float(done.stdout) < 0.2
