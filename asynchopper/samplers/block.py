@@ -15,7 +15,7 @@ import numpy as np
 from asynchopper.columns import Column
 from asynchopper.samplers.base import Next, Stream
 from asynchopper.samplers.cma import Distribution
-from asynchopper.samplers.latent import Coordinate, Latent, Vector, option
+from asynchopper.samplers.latent import Coordinate, Flags, Latent, Vector, option
 from asynchopper.samplers.memory import Memory
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, SHRINKING, SPARSE
 from asynchopper.space import Generator, Space
@@ -28,7 +28,6 @@ _APART = 2**63  # what separates the streams of seeds from those of moves
 _NTH = np.arange(3.0)  # of the parameters that a sparse move may choose
 
 Codes = np.ndarray[Any, np.dtype[np.intp]]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Seeds:

@@ -17,8 +17,9 @@ from asynchopper.space.scalars import Grid, IntGrid, Normal, SignificantFloat
 from asynchopper.trial import Values
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
-__all__ = ["Coordinate", "Latent", "Vector", "mirror", "option", "reflect"]
+__all__ = ["Coordinate", "Flags", "Latent", "Vector", "mirror", "option", "reflect"]
 
 _NARROW = 48  # coordinates; up to here a list of floats is faster than an array
 _FINEST = 2**62  # above, no array holds the integers, and their cells are nothing beside the range

@@ -61,9 +61,11 @@ class Memory:
         self.room = max(4, min(tuning.elites, 40_000_000 // (8 * max(1, self.latent.d))))
         self.tried = [0.0] * MOVES
         self.won = [0.0] * MOVES
-        self._blocks = tuning.block and self.latent.simple and self.latent.d <= tuning.wide
+        self.wide = self.latent.d > tuning.wide
+        """Whether there are too many coordinates for a covariance, and for a process."""
+        self._blocks = tuning.block and self.latent.simple and not self.wide
         self._odds: Sequence[float] | None = tuning.wide_odds
-        if self.latent.d <= tuning.wide:
+        if not self.wide:
             self._odds = self._possible(tuning.first_odds)
         self.weight = 1.0
         """What an outcome counts: more and more, instead of what came before less and less."""
@@ -81,7 +83,7 @@ class Memory:
         self.record = math.inf
         """The smallest loss of all."""
         each = tuning.seeds_with_options if self.latent.options else tuning.seeds_per_number
-        most = tuning.most_seeds if self.latent.d <= tuning.wide else tuning.wide_seeds
+        most = tuning.wide_seeds if self.wide else tuning.most_seeds
         self.first = int(max(4, min(each * (self.latent.n + 1), most)))
         """How many trials have to be finished for the distribution to begin."""
         self.failed: deque[Elite] = deque(maxlen=tuning.failed)
@@ -104,8 +106,7 @@ class Memory:
         self.steps = [self.tuning.first_step] * MOVES
         self.distribution: Distribution | Diagonal | None = None
         self.branches.forget()
-        narrow = self.latent.d <= self.tuning.wide
-        self.recent: deque[int] = deque(maxlen=self.tuning.latest if narrow else self.tuning.valley_window)
+        self.recent: deque[int] = deque(maxlen=self.tuning.valley_window if self.wide else self.tuning.latest)
         """The rows of the last trials that completed."""
         self._made: dict[int, Elite] = {}
         self.checkpoint = 0
@@ -129,7 +130,7 @@ class Memory:
         if self.swift:
             return False
         t, steps = self.tuning, self._budget(state)
-        if steps is not None and steps <= (t.few_steps if self.latent.d <= t.wide else t.wide_steps):
+        if steps is not None and steps <= (t.wide_steps if self.wide else t.few_steps):
             return True
         mean = self.spent / max(1, self.rows)
         return mean >= t.slow and mean >= t.slow_each * (1 + out)
@@ -266,7 +267,7 @@ class Memory:
                 for counts in (self.tried, self.won, self.bets, self.gains):
                     counts[:] = [n / self.weight for n in counts]
                 self.weight = 1.0
-            if self.latent.d <= t.wide:
+            if not self.wide:
                 self._counts = self.won[:QUADRATIC], self.tried[:QUADRATIC], self.weight
                 self._odds = None
 
@@ -278,9 +279,8 @@ class Memory:
         if loss < best - t.worth * spread:
             self.idle, self.level = 0, False
         change = abs(loss - best)
-        if change == 0.0 and spread * step * step > math.ulp(best):  # a plateau: a bowl would not have come out equal
-            return
-        if 0.0 < step < t.short and change <= t.slope * step * spread:
+        plateau = change == 0.0 and spread * step * step > math.ulp(best)  # a bowl would not have come out equal
+        if 0.0 < step < t.short and change <= t.slope * step * spread and not plateau:
             self.level = True
 
     def _at_a_bottom(self, elite: Elite) -> bool:
@@ -342,5 +342,5 @@ class Memory:
         """The seeds are in: the distribution starts from them."""
         points = [(e.loss, e.vector) for e in self.elites]
         made = Distribution if self.latent.d <= FULL else Diagonal
-        step = self.tuning.cma_step if self.latent.d <= self.tuning.wide else self.tuning.wide_step
+        step = self.tuning.wide_step if self.wide else self.tuning.cma_step
         self.distribution = made(points, step, self.latent.widths)

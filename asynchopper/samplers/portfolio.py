@@ -47,7 +47,7 @@ class PortfolioSampler:
         if prompt is not None:
             return prompt
         memory = self._recall(view.state, view.then.known)
-        if memory.latent.d > self._tuning.wide:
+        if memory.wide:
             return self._across(memory, view) or self._wide(memory, view, rng)
         assert self._screen is not None
         untried = self._screen.untried(view)
@@ -82,7 +82,7 @@ class PortfolioSampler:
 
     def _asked(self, memory: Memory, out: int, rng: Generator) -> bool:
         """Whether the model has a say in a candidate that it could have one in."""
-        return memory.latent.d > self._tuning.wide or rng.random() >= self._tuning.unscreened(out)
+        return memory.wide or rng.random() >= self._tuning.unscreened(out)
 
     def _source(self, memory: Memory, view: View, out: int) -> Source:
         """What the next candidate comes from, where so many are out."""
@@ -91,7 +91,7 @@ class PortfolioSampler:
         t = self._tuning
         if not t.model or memory.completed < 4 or not memory.patient(view.state, out):
             return "moves"
-        if memory.latent.d > t.wide:
+        if memory.wide:
             turn = view.then.number % t.valley_each == 0 and memory.latent.d <= t.valley_widest
             return "model" if turn and memory.distribution is not None else "moves"
         if self._screen is None or self._screen.memory is not memory:
@@ -108,7 +108,7 @@ class PortfolioSampler:
         """A draw from the whole space, its numbers moved a part of the way to the first guess; among many numbers, where nothing
         else was said, they are drawn around that guess."""
         latent, space, t = memory.latent, memory.latent.space, self._tuning
-        drawn, wide = space.sample(rng), latent.d > t.wide
+        drawn, wide = space.sample(rng), memory.wide
         if not t.pull or memory.since or not latent.d or (wide and fixed):
             return drawn
         values = list(drawn)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.latent import Flags, Latent, Vector
 from asynchopper.samplers.linear import image, product, unrooted
 
+FEWEST = 4  # points
 _ROUNDS = 10
 _START = np.log(np.array([1.0, 0.3, 0.1, 0.1, 1e-3, 1e-6]))  # slope, one curvature, diagonal, matrix, residual, noise
 _LOW = np.log(np.array([1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12]))
@@ -27,8 +28,6 @@ _STEPS = 100  # of conjugate gradients
 _SMALL = 1e-150  # the square of what is smaller is no float
 _LARGEST = 1e6  # times the median; a value above it says no more than one that is there
 
-
-Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
 Times: TypeAlias = "Callable[[Vector], Vector]"
 """A matrix, by what it makes of a vector: in hundreds of dimensions it is never written out."""
@@ -43,12 +42,17 @@ class Around(NamedTuple):
     """Which part of the values no quadratic explains from one point to the next."""
     scale: float
 
-    def lowest(self, x: Vector, length: float, bounded: Flags) -> Vector:
-        """The step from the point `x` to where it is lowest within the bounds and `length`, the root of the mean square over
-        the coordinates."""
+    def lowest(self, latent: Latent, best: Vector, alive: Flags, length: float) -> tuple[Vector, float]:
+        """Where it is lowest within the bounds and `length`, around the coordinates `best`, of which those that are `alive` may
+        move; and the step to there. Both lengths are the root of the mean square over these."""
+        x = best[alive]
+        bounded = np.ones(len(x), np.bool_) if latent.bounded is None else latent.bounded[alive]
         low = np.where(bounded, -x / self.scale, -math.inf)
         high = np.where(bounded, (1.0 - x) / self.scale, math.inf)
-        return self.scale * lowest(self.slope, self.times, length * math.sqrt(len(x)) / self.scale, low, high)
+        s = self.scale * lowest(self.slope, self.times, length * math.sqrt(len(x)) / self.scale, low, high)
+        to = best.copy()
+        to[alive] = np.where(bounded, np.clip(x + s, 0.0, 1.0 - 2**-53), x + s)
+        return latent.snap(to[None])[0], math.sqrt(float(s @ s) / len(x))
 
 
 def around(away: Vector, y: Vector, few: int) -> Around | None:

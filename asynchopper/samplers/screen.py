@@ -11,20 +11,18 @@ import numpy as np
 from asynchopper.samplers.base import View
 from asynchopper.samplers.branches import Branch
 from asynchopper.samplers.cma import Distribution
-from asynchopper.samplers.latent import Latent, Vector
+from asynchopper.samplers.latent import Flags, Latent, Vector
 from asynchopper.samplers.linear import product
 from asynchopper.samplers.memory import Elite, Memory
 from asynchopper.samplers.model import Lengths, Surrogate, fit, squash
-from asynchopper.samplers.quadratic import around
+from asynchopper.samplers.quadratic import FEWEST, around
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, SHRINKING, SPARSE, Tuning
 from asynchopper.space import Choice, Generator
 from asynchopper.state import State
 
 Codes = np.ndarray[Any, np.dtype[np.intp]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _RUNNING = 64  # running points that the model looks at
-_FEWEST = 4  # points for a quadratic
 
 
 class Candidates(NamedTuple):
@@ -105,11 +103,7 @@ class Screen:
         self._surrogate: Surrogate | None = None
         self._untried = {(k, option) for k, n in enumerate(self.features.sizes) for option in range(n)}
         self._looked = 0  # at so many trials, for options that have been tried
-        self.ready = (
-            self.features.usable
-            and 0 < len(self.features.groups) <= tuning.model_width
-            and self.latent.d <= tuning.wide
-        )
+        self.ready = self.features.usable and 0 < len(self.features.groups) <= tuning.model_width and not memory.wide
 
     def _points(self, elites: list[Elite]) -> tuple[Vector, Codes]:
         z = np.array([e.vector for e in elites]).reshape(len(elites), self.latent.d)
@@ -197,7 +191,7 @@ class Screen:
             if column < latent.d:
                 alive[column] = own[owner] == option
         d = int(alive.sum())
-        if not d or same.sum() < _FEWEST:
+        if not d or same.sum() < FEWEST:
             return None
         x, y = z[same][:, alive], np.array([e.loss for e in points])[same]
         t = self.tuning
@@ -208,11 +202,8 @@ class Screen:
         if found is None:
             return None
         length = memory.steps[QUADRATIC] if found.noise < t.noise else max(memory.steps[QUADRATIC], t.noisy_radius)
-        bounded = np.ones(d, np.bool_) if latent.bounded is None else latent.bounded[alive]
-        s = found.lowest(x[0], length, bounded)
-        to = best.vector.copy()
-        to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
-        return self.latent.snap(to[None])[0], own, math.sqrt(float(s @ s) / d)
+        to, step = found.lowest(latent, best.vector, alive, length)
+        return to, own, step
 
     def _running(self, view: View) -> Vector | None:
         few, out = view.running[-_RUNNING:], self._out
@@ -224,7 +215,7 @@ class Screen:
         }
         return self.features.of(*self._points(list(self._out.values())))
 
-    def _inactive(self, z: Vector, codes: Codes) -> Mask:
+    def _inactive(self, z: Vector, codes: Codes) -> Flags:
         """Which coordinates do not exist; empties the options that do not, in place. Owners come before what they own."""
         out = np.zeros(z.shape, np.bool_)
         for column, owner, option in self.features.parents:
@@ -313,7 +304,7 @@ class Screen:
         return Candidates(z, codes, parents, np.minimum(kind, CMA).tolist(), steps, [])
 
     def _activate(
-        self, z: Vector, codes: Codes, before: Codes, meant: Mask, elites: list[Elite], rng: Generator
+        self, z: Vector, codes: Codes, before: Codes, meant: Flags, elites: list[Elite], rng: Generator
     ) -> Vector:
         """Fills what exists in a candidate and did not in its parent: from an elite that has it, or at random; but for the
         options that are `meant`."""

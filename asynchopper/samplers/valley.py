@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.latent import Flags, Vector
 from asynchopper.samplers.memory import Elite, Memory
-from asynchopper.samplers.quadratic import Flags, around
+from asynchopper.samplers.quadratic import FEWEST, around
 from asynchopper.samplers.tuning import QUADRATIC, Tuning
 from asynchopper.state import State
 from asynchopper.trial import Values
-
-_FEWEST = 4  # points for a quadratic
 
 
 class Valley:
@@ -40,17 +38,11 @@ class Valley:
         self._lately = {row: before.get(row) or memory.trial(state, row) for row in memory.recent}
         trials = [best, *(e for e in self._lately.values() if e.row != best.row and self._alike(e, best))]
         alive = self._alive(best.values)
-        if len(trials) < _FEWEST or not alive.any():
+        if len(trials) < FEWEST or not alive.any():
             return None
         x = np.array([e.vector for e in trials])[:, alive]
         found = around(x - x[0], np.array([e.loss for e in trials]), t.valley_points)
-        if found is None:
-            return None
-        bounded = np.ones(x.shape[1], np.bool_) if latent.bounded is None else latent.bounded[alive]
-        s = found.lowest(x[0], memory.steps[QUADRATIC], bounded)
-        to = best.vector.copy()
-        to[alive] = np.where(bounded, np.clip(x[0] + s, 0.0, 1.0 - 2**-53), x[0] + s)
-        return latent.snap(to[None])[0], float(np.sqrt(np.mean(s * s)))
+        return None if found is None else found.lowest(latent, best.vector, alive, memory.steps[QUADRATIC])
 
     def _alike(self, a: Elite, b: Elite) -> bool:
         """Whether they have the same options."""

@@ -30,6 +30,7 @@ from task import simulate
 TPE = {"optuna-tpe", "hyperopt-tpe"}
 NUMBERS = {"continuous", "continuous-1", "continuous-64", "noisy", "wide", "many", "long"}
 """Suites whose spaces are numbers alone."""
+ARRAYS = {"wide", "many"}
 LEARNING = {"learning", "more-learning"}
 
 
@@ -41,10 +42,10 @@ def wanted(optimizer: str, suite: str) -> bool:
     if name == "hyperopt-tpe":
         return suite in ("options", "bowls", *LEARNING)
     if name == "optuna-tpe":
-        return suite not in ("wide", "many", "long", "continuous-64")
+        return suite not in {*ARRAYS, "long", "continuous-64"}
     if name == "ng-CMA":
         return suite in NUMBERS
-    return name != "optuna-cma" or (suite in NUMBERS and suite not in ("wide", "many")) or suite == "mixed-integer"
+    return name != "optuna-cma" or suite in NUMBERS - ARRAYS or suite == "mixed-integer"
 
 
 def plays(optimizer: str, suite: str, number: int) -> bool:
