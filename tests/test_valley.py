@@ -12,7 +12,7 @@ import asynchopper as ah
 from asynchopper.budget import Schedule
 from asynchopper.samplers import PortfolioSampler, Proposer
 from asynchopper.samplers.tuning import QUADRATIC, Tuning
-from tests.test_samplers import Driven, read_back
+from tests.test_samplers import Driven, made_ahead, read_back
 
 BOTTOM = np.random.default_rng(8).uniform(-4, 4, 80)
 WIDE = {"x": ah.float(-5, 5, shape=80)}
@@ -89,22 +89,8 @@ def test_a_search_that_was_read_back_goes_on_alike(tree: dict[str, Any], slots: 
 
 
 def test_what_is_made_ahead_is_what_would_be_made_when_it_is_wanted() -> None:
-    whole, out, ahead = Driven(WIDE, 1000), deque[Any](), 0
-    for n in range(120):
-        progress = whole.budget.progress(whole.state, 0.0)
-        view = whole.proposer.expects(whole.state, 0.0, progress) if n else None
-        while len(out) >= 12 or (out and n % 7 == 0 and len(out) > 9):  # one result or some, before it is wanted
-            id, params = out.popleft()
-            whole.tell(id, bowl(params))
-        if view is None:
-            out.append(whole.ask())
-            continue
-        made, later = whole.proposer.think(view), read_back(whole)
-        assert repr(made) == repr(later.proposer.next(later.state, 0.0, progress))
-        assert made is not None
-        out.append(whole.take(made))
-        ahead += made.proposal.note[0] == QUADRATIC
-    assert ahead >= 4
+    ahead = made_ahead(Driven(WIDE, 1000), bowl, 120)
+    assert [made.proposal.note[0] for made in ahead].count(QUADRATIC) >= 4
 
 
 async def test_it_is_made_beside_the_loop_and_ahead() -> None:
