@@ -22,9 +22,9 @@ import asynchopper as ah
 from asynchopper.callbacks import Watchers
 from asynchopper.keys import Keys
 from asynchopper.ledger import Ledger
-from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
+from asynchopper.samplers import RandomSampler, TwoStageSampler
 from benchmarks.bench import Row, row
-from benchmarks.parts import asked_and_told, ledger_of, turn
+from benchmarks.parts import asked_and_told, ledger_of, moves_alone, turn
 
 _FEW, _BLOCK = 100, 128
 _TOGETHER = 10  # blocks that are one figure: what a sampler does once for hundreds of trials is in each of them
@@ -52,10 +52,10 @@ def cases() -> dict[str, dict[str, Any]]:
         "seeding": {"sampler": TwoStageSampler, "seeding_ratio": 1.0},
         "local": {"sampler": TwoStageSampler, "seeding_steps": 0},
         "local, floats only": {"sampler": TwoStageSampler, "seeding_steps": 0, "search": floats},
-        "default": {"sampler": PortfolioSampler},
-        "default, by the block": {"sampler": PortfolioSampler, "few": 5_000},
-        "default, duplicates reused": {"sampler": PortfolioSampler, "duplicates": "reuse"},
-        "default, duplicates allowed": {"sampler": PortfolioSampler, "duplicates": "allow"},
+        "default": {"sampler": moves_alone},
+        "default, by the block": {"sampler": moves_alone, "few": 5_000},
+        "default, duplicates reused": {"sampler": moves_alone, "duplicates": "reuse"},
+        "default, duplicates allowed": {"sampler": moves_alone, "duplicates": "allow"},
         "random, duplicates allowed": {"sampler": RandomSampler, "duplicates": "allow"},
         "random, 480 points, duplicates reused": {"sampler": RandomSampler, "duplicates": "reuse", "search": few},
     }
@@ -217,7 +217,7 @@ def arrays(blocks: int, quick: bool) -> list[Row]:
 
 
 def _trials(words: dict[str, Any], trials: int) -> Ledger:
-    ledger = ledger_of(PortfolioSampler(), **words)
+    ledger = ledger_of(moves_alone(), **words)
     for _ in range(trials):
         turn(ledger, _sum)
     return ledger

@@ -25,12 +25,12 @@ from asynchopper.engine import Engine
 from asynchopper.ledger import Ledger
 from asynchopper.objective import Evaluation, RunningTrial
 from asynchopper.policy import Policy
-from asynchopper.samplers import PortfolioSampler, RandomSampler, TwoStageSampler
+from asynchopper.samplers import RandomSampler, TwoStageSampler
 from asynchopper.samplers.base import View
 from asynchopper.state import Asked, State, Told
 from asynchopper.trial import Proposal
 from benchmarks.bench import machine, put_into_page, shown
-from benchmarks.parts import Layer, asked_and_told, cost, ledger_of
+from benchmarks.parts import Layer, asked_and_told, cost, ledger_of, moves_alone
 from benchmarks.stored_layers import durable, reading
 from benchmarks.tuners import bare_tasks, in_loop, ours, trivial
 
@@ -45,8 +45,8 @@ def in_memory(n: int, repeats: int) -> list[Layer]:
     def took(work: Callable[[], object]) -> float:
         return cost(work, n, repeats)
 
-    ledger, rng = ledger_of(PortfolioSampler(), _TOLD), np.random.Generator(np.random.Philox(1))
-    state, space, default = ledger.state, ledger.state.space, PortfolioSampler()
+    ledger, rng = ledger_of(moves_alone(), _TOLD), np.random.Generator(np.random.Philox(1))
+    state, space, default = ledger.state, ledger.state.space, moves_alone()
     view = View(state, 0.5, False, 0.5)
     proposals = [default.propose(view, rng) for _ in range(n)]
     values = [p.values for p in proposals]
@@ -57,7 +57,7 @@ def in_memory(n: int, repeats: int) -> list[Layer]:
     def propose(sampler: Any) -> float:
         return took(lambda: [sampler.propose(view, rng) for _ in ids])
 
-    turns = [asked_and_told(ledger_of(PortfolioSampler(), _TOLD), n) for _ in range(repeats)]
+    turns = [asked_and_told(ledger_of(moves_alone(), _TOLD), n) for _ in range(repeats)]
     asking, telling = (statistics.median(figures) for figures in zip(*turns, strict=True))
     draws = took(lambda: [rng.random(5).tolist() for _ in ids])
     dicts = took(lambda: [dict(zip(names, v, strict=True)) for v in values])
@@ -154,7 +154,7 @@ class _Ready(Ledger):
 
 
 def evaluating(params: list[Any], took: Took) -> list[Layer]:
-    ledger = ledger_of(PortfolioSampler(), 100)
+    ledger = ledger_of(moves_alone(), 100)
     n = len(params)
 
     async def engine(concurrency: int) -> None:

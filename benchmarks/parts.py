@@ -14,6 +14,8 @@ import asynchopper as ah
 from asynchopper.budget import Budget, Schedule
 from asynchopper.ledger import Ledger
 from asynchopper.opening import Opening, begun, opened
+from asynchopper.samplers import PortfolioSampler
+from asynchopper.samplers.tuning import Tuning
 from asynchopper.state import State
 from asynchopper.trial import Completed
 from benchmarks.tuners import our_search, value
@@ -31,6 +33,11 @@ class Layer(NamedTuple):
     whole: bool = False
 
 
+def moves_alone() -> PortfolioSampler:
+    """The default sampler without its model, whose few candidates are made beside the loop."""
+    return PortfolioSampler(Tuning(model=False))
+
+
 def ledger_of(
     sampler: Any = None, trials: int = 0, duplicates: Any = "reject", search: ah.Search | None = None, **words: Any
 ) -> Ledger:
@@ -42,7 +49,7 @@ def ledger_of(
         "maximize",
         Budget.of(None, MANY, False),
         Schedule.of(**schedule, start_temperature=0.5, end_temperature=0.5),
-        sampler=sampler,
+        sampler=moves_alone() if sampler is None else sampler,
         pruner=None,
         duplicates=duplicates,
         checkpoint_path=None,

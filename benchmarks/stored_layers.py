@@ -21,11 +21,10 @@ from asynchopper_backends.lines import batches
 
 from asynchopper.journal import Journal, Replay, fold_portion
 from asynchopper.records import encode, frame
-from asynchopper.samplers import PortfolioSampler
 from asynchopper.space import Space
 from asynchopper.state import Asked, Fact, State, Told
 from asynchopper.storage import Done
-from benchmarks.parts import Layer, cost, ledger_of
+from benchmarks.parts import Layer, cost, ledger_of, moves_alone
 from benchmarks.tuners import in_loop, our_search, ours
 
 _HEADER = b'{"kind":"header","format":"1.0","search":"0","direction":"maximize","seed":1,"space":{}}'
@@ -51,7 +50,7 @@ class _Encoded(Journal):
 
 def durable(folder: Path, n: int, repeats: int) -> dict[str, list[Layer]]:
     """What a result costs on its way into a file: its `told` and the next one's `asked`, alone and with 100 in flight."""
-    ledger = ledger_of(PortfolioSampler(), 200)
+    ledger = ledger_of(moves_alone(), 200)
     table, last = ledger.state.table, len(ledger.state.table) - 1
     facts: list[Fact] = [
         Told(last, 1, "completed", table.values[last], (), 0.0, 1.3e-05, 12.345678),

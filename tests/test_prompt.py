@@ -64,7 +64,9 @@ async def turns(n: int = 20) -> None:
 async def begun(tmp_path: Path, write: int = 6) -> tuple[Held, Objective, ah.Search, asyncio.Task[object]]:
     """A run whose sixth write is held: its fourth result, say, and the fifth candidate."""
     storage, objective, search = Held(tmp_path / "a.ckpt", write), Objective(), a_search()
-    task = asyncio.ensure_future(search.run(objective, steps=500, storage=storage, quiet=True))
+    task = asyncio.ensure_future(
+        search.run(objective, steps=500, storage=storage, sampler=ah.RandomSampler(), quiet=True)
+    )
     await asyncio.wait_for(storage.held.wait(), 10)
     return storage, objective, search, task
 
@@ -73,7 +75,7 @@ async def resumed(tmp_path: Path, before: list[int]) -> None:
     """What was being written was durable: its result counts, and its candidate, which never began, is the first to run."""
     assert told(tmp_path / "a.ckpt", "interrupted").keys() == {before[-1] + 1}
     search, objective = a_search(), Objective()
-    await search.run(objective, steps=500, checkpoint_path=tmp_path / "a.ckpt", quiet=True)
+    await search.run(objective, steps=500, checkpoint_path=tmp_path / "a.ckpt", sampler=ah.RandomSampler(), quiet=True)
     assert objective.started[0] == before[-1] + 1
     assert sorted(t.id for t in search.history) == list(range(500))
 
@@ -162,7 +164,9 @@ async def test_a_value_that_cannot_be_written_ends_the_run(tmp_path: Path) -> No
 
     search = a_search()
     with pytest.raises((ah.AsynchopperError, TypeError)):
-        await search.run(objective, steps=500, checkpoint_path=tmp_path / "a.ckpt", quiet=True)
+        await search.run(
+            objective, steps=500, checkpoint_path=tmp_path / "a.ckpt", sampler=ah.RandomSampler(), quiet=True
+        )
     assert [t.id for t in search.history] == list(range(20))
 
 

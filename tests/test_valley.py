@@ -62,11 +62,15 @@ def test_seeds_of_many_numbers_lie_around_the_first_guess_unless_the_seeding_was
         assert most / 4 < float(np.abs(drawn).mean()) < most
 
 
-def test_the_quadratic_is_for_budgets_that_are_worth_it() -> None:
-    for steps, seconds, some in ((2000, 0.0, True), (2001, 0.0, False), (5000, 1.0, True)):
+def test_the_quadratic_comes_the_more_rarely_the_more_steps_there_are_unless_they_are_slow() -> None:
+    for steps, seconds, each in ((2000, 0.0, 16), (5000, 0.0, 64), (5000, 1.0, 16), (100_000, 0.01, 128)):
         search = Driven(WIDE, steps, seconds=seconds)
-        search.run(bowl, 80, 4)
-        assert (QUADRATIC in moves(search)) == some
+        search.run(bowl, 3 * each + 20, 4)
+        rows = [row for row, move in enumerate(moves(search)) if move == QUADRATIC]
+        assert np.diff(rows).tolist() == [each, each]
+    search = Driven(WIDE, 10_000_000, seconds=0.0)
+    search.run(bowl, 200, 4)
+    assert QUADRATIC not in moves(search)
 
 
 @pytest.mark.parametrize("tree", [WIDE, MIXED], ids=["array", "mixed"])

@@ -78,6 +78,8 @@ class Memory:
         """How many trials have to be finished for `catch_up` to do anything."""
         self.swift = False
         """Whether results are so many and come so quickly that candidates are made by the block."""
+        self.each = 0
+        """Of how many candidates the model makes one then, at the pace that there was; 0 where it makes none."""
         self.until = _PACED
         """The row at which it is decided anew whether it is so; a new best ends a block before."""
         self.record = math.inf
@@ -124,16 +126,30 @@ class Memory:
             wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
         return self.rows - self.since + out < wanted
 
-    def patient(self, state: State, out: int) -> bool:
-        """Whether evaluations, so many at a time, are slow enough, or few enough, for a model's milliseconds to be nothing
-        beside them."""
+    def turn(self, state: State, out: int) -> int:
+        """The model makes one candidate in so many, where so many are out: 1 where it has a say in nearly all, 0 where it has
+        none. What it takes is to be little beside the evaluations, or little in all."""
         if self.swift:
-            return False
-        t, steps = self.tuning, self._budget(state)
-        if steps is not None and steps <= (t.wide_steps if self.wide else t.few_steps):
-            return True
-        mean = self.spent / max(1, self.rows)
-        return mean >= t.slow and mean >= t.slow_each * (1 + out)
+            return self.each
+        t, steps, mean = self.tuning, self._budget(state), self.spent / max(1, self.rows)
+        slow = mean >= max(t.slow, t.slow_each * (1 + out))
+        if slow or (steps is not None and steps <= t.few_steps):
+            return self._turn(1.0)
+        by_time, among = self._each(mean / (1 + out)), out >= t.turn_among and not self.wide
+        if among and self.rows < t.turn_after * out:  # as long as they all begin, and end, at the same time
+            return 0
+        return self._turn(max(2.0, by_time if steps is None or among else min(by_time, steps / t.turns)))
+
+    def _each(self, pause: float) -> float:
+        """Of how many candidates the model may make one, where so many seconds are between them."""
+        return self.tuning.takes(self.latent.n, self.wide) / max(1e-9, self.tuning.turn_part * pause)
+
+    def _turn(self, each: float) -> int:
+        """As a power of two; 0 where that is too rare."""
+        t = self.tuning
+        if not t.model or self.latent.d > t.valley_widest or each > t.turn_rarest:
+            return 0
+        return max(t.valley_each if self.wide else 1, 1 << math.ceil(math.log2(each)))
 
     @staticmethod
     def _budget(state: State) -> int | None:
@@ -157,6 +173,7 @@ class Memory:
             if self.rows == stop:  # looked at only here, so that it is a fold as well
                 pace = (elapsed[stop - 1] - elapsed[stop - _PACED]) / _PACED
                 led = bool(self.elites)  # by nobody, where a descent has just begun
+                self.each = self._turn(max(2.0, self._each(pace)))
                 self.swift = self._blocks and led and stop >= t.block_after and 0.0 < pace < t.block_pace
                 self.until = stop + (t.granule(stop) if self.swift else _PACED)
         self.due = self.until if self.swift else self.rows + 1

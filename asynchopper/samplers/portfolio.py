@@ -49,6 +49,8 @@ class PortfolioSampler:
         memory = self._recall(view.state, view.then.known)
         if memory.wide:
             return self._across(memory, view) or self._wide(memory, view, rng)
+        if memory.turn(view.state, view.then.out) > self._tuning.turn_whole:
+            return self._downhill(memory, view, rng) or self._narrow(memory, view, rng)
         assert self._screen is not None
         untried = self._screen.untried(view)
         if untried and rng.random() < self._tuning.untried:
@@ -64,7 +66,7 @@ class PortfolioSampler:
         memory = self._recall(state, then.known)
         if view.source is None:  # a redraw does not decide again, since more may have been learnt
             view.source = self._source(memory, view, then.out)
-        if view.source == "model" and self._asked(memory, then.out, rng):
+        if view.source == "model" and self._asked(memory, view, rng):
             return None
         if then.known < then.latest and view.source != "space":
             memory = self._recall(state, then.latest)
@@ -78,24 +80,24 @@ class PortfolioSampler:
         memory = self._recall(view.state, then.known)
         if memory.swift or self._source(memory, view, then.out) != "model":
             return False
-        return self._asked(memory, then.out, rng)
+        return self._asked(memory, view, rng)
 
-    def _asked(self, memory: Memory, out: int, rng: Generator) -> bool:
+    def _asked(self, memory: Memory, view: View, rng: Generator) -> bool:
         """Whether the model has a say in a candidate that it could have one in."""
-        return memory.wide or rng.random() >= self._tuning.unscreened(out)
+        out = view.then.out
+        return memory.turn(view.state, out) > 1 or rng.random() >= self._tuning.unscreened(out)
 
     def _source(self, memory: Memory, view: View, out: int) -> Source:
         """What the next candidate comes from, where so many are out."""
         if self._seeding(memory, view.state, view.seeding, view.seeding_fixed, out):
             return "space"
-        t = self._tuning
-        if not t.model or memory.completed < 4 or not memory.patient(view.state, out):
+        turn = memory.turn(view.state, out)
+        if not turn or view.then.number % turn or memory.completed < 4:
             return "moves"
         if memory.wide:
-            turn = view.then.number % t.valley_each == 0 and memory.latent.d <= t.valley_widest
-            return "model" if turn and memory.distribution is not None else "moves"
+            return "moves" if memory.distribution is None else "model"
         if self._screen is None or self._screen.memory is not memory:
-            self._screen = Screen(memory, t)
+            self._screen = Screen(memory, self._tuning)
         return "model" if self._screen.ready else "moves"
 
     def _seeding(self, memory: Memory, state: State, seeding: bool, fixed: bool, out: int) -> bool:
@@ -138,6 +140,8 @@ class PortfolioSampler:
             if not swift:
                 memory = self._recall(state, len(state.table.ids))
             if not memory.swift:
+                return None
+            if memory.each and state.next_id % memory.each == 0:
                 return None
             if self._blocks is None or self._blocks.memory is not memory:
                 self._blocks = Blocks(memory)

@@ -22,7 +22,7 @@ Duplicates: TypeAlias = Literal["reject", "reuse", "allow"]
 _SAMPLER_TRIES = 16  # redraws from the sampler before drawing from the whole space
 _SPACE_TRIES = 64  # redraws from the whole space before counting through it, or giving up where that is impossible
 _UNKNOWN_TRIES = 1000  # the same, for spaces whose size is unknown
-_LATELY = 20  # candidates
+_LATELY = 64  # candidates
 _BATCHES = 2**63  # what separates the lanes of batches from those of trials
 _COUNTABLE = 2**40  # larger finite spaces are never used up in practice
 

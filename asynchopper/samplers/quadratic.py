@@ -74,7 +74,7 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Times, float] | None:
     """
     n, d = u.shape
     t = y - y[0]
-    middle = float(np.median(t))
+    middle = float(np.sort(t)[[(n - 1) // 2, n // 2]].mean())  # np.median would import half of numpy.ma
     if middle > 0:
         t = np.minimum(t, _LARGEST * middle)
     if 0.0 < (top := float(t.max())) < _SMALL:

@@ -44,10 +44,9 @@ class Tuning:
     wide_seeds: int = 16
     wide_step: float = 0.05
     """How far its seeds are from the first guess, and the first step of its distribution."""
-    wide_steps: int = 2_000
-    """A budget up to here is few steps for the quadratic there, of which one candidate in `valley_each` comes, up to
-    `valley_widest` coordinates. It goes through the `valley_points` nearest to the best of the latest `valley_window` trials."""
     valley_each: int = 16
+    """Of the quadratic there comes one candidate in so many at most, up to `valley_widest` coordinates. It goes through the
+    `valley_points` nearest to the best of the latest `valley_window` trials."""
     valley_points: int = 200
     valley_window: int = 400
     valley_widest: int = 2_000
@@ -61,17 +60,27 @@ class Tuning:
     pull: float = 0.7
     """How far a seed's numbers may be moved towards the first guess, as a part of the way."""
 
-    # when there is a model: in short searches, and where an evaluation takes `slow` seconds and a proposal may take
-    # a tenth of `slow_each`
+    # when nearly all candidates are the model's: in short searches, and where an evaluation takes `slow` seconds and a
+    # proposal may take a tenth of `slow_each`
     model: bool = True
     few_steps: int = 400
     slow: float = 0.05
     slow_each: float = 0.01
 
+    # where they are not, it makes one in so many that it takes this part of the time between results, or that it makes so many
+    # in all. Where so many are out, the time alone counts, and from so many times as many results on
+    turn_part: float = 0.1
+    turns: int = 128
+    turn_among: int = 64
+    turn_after: int = 10
+    turn_rarest: int = 4096
+    turn_whole: int = 16
+    """Where it makes fewer than one in so many, the quadratic makes them alone."""
+
     # when candidates are made by the block: past so many trials, where less than so many seconds pass between results
     block: bool = True
     block_after: int = 1024
-    block_pace: float = 0.0025
+    block_pace: float = 0.0005
 
     # what it sees: features, the best trials, the latest, and those that its lengths are fitted to
     model_width: int = 128
@@ -126,6 +135,11 @@ class Tuning:
     def granule(rows: int) -> int:
         """How many trials have to finish for the next block to know of them, and how many candidates it holds."""
         return 64 if rows < 2048 else 128 if rows < 4096 else 256
+
+    @staticmethod
+    def takes(parameters: int, wide: bool) -> float:
+        """About how many seconds a candidate of the model takes that is one among many."""
+        return 0.03 if wide else min(0.002 + 0.0001 * parameters, 0.005)
 
     def unscreened(self, running: int) -> float:
         """The part of the proposals that the model has no say in: more of them where more candidates are out."""

@@ -28,9 +28,10 @@ from suites import cells, suites
 from task import simulate
 
 TPE = {"optuna-tpe", "hyperopt-tpe"}
-NUMBERS = {"continuous", "continuous-1", "continuous-64", "noisy", "wide", "many", "long"}
+NUMBERS = {"continuous", "continuous-1", "continuous-64", "noisy", "wide", "many", "long", "longer"}
 """Suites whose spaces are numbers alone."""
 ARRAYS = {"wide", "many"}
+LONG = {"long", "longer", "long-mixed"}
 LEARNING = {"learning", "more-learning"}
 
 
@@ -39,13 +40,15 @@ def wanted(optimizer: str, suite: str) -> bool:
     Optuna for the latter; Hyperopt's TPE plays where it is at home. A CMA-ES is for numbers: of mixed spaces, it plays
     in those of integers."""
     name = optimizer.split("@")[0]
+    if name == "quick":  # elsewhere it is the same as ours
+        return suite in LONG
     if name == "hyperopt-tpe":
         return suite in ("options", "bowls", *LEARNING)
     if name == "optuna-tpe":
-        return suite not in {*ARRAYS, "long", "continuous-64"}
+        return suite not in {*ARRAYS, *LONG, "continuous-64"}
     if name == "ng-CMA":
         return suite in NUMBERS
-    return name != "optuna-cma" or suite in NUMBERS - ARRAYS or suite == "mixed-integer"
+    return name != "optuna-cma" or suite in NUMBERS - ARRAYS - {"longer"} or suite == "mixed-integer"
 
 
 def plays(optimizer: str, suite: str, number: int) -> bool:

@@ -165,6 +165,8 @@ def suites(split: str) -> dict[str, Suite]:
         "more-learning": Suite(_learning(_MORE_LEARNING[split]), ((16, 100), (16, 250))),
         "boolean": Suite(_pbo(split), ((16, 250), (1, 250))),
         "long": Suite(_continuous(split)[:: 2 if split == "train" else 3], ((16, 1000),)),
+        "longer": Suite(_continuous(split)[:: 2 if split == "train" else 3], ((16, 5000),)),
+        "long-mixed": Suite((*_mixint(split), *_own(split)), ((16, 1000),)),
     }
 
 

@@ -1,0 +1,134 @@
+"""How often the model makes a candidate: nearly always in short and slow searches, and now and then in all others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import asynchopper as ah
+from asynchopper.samplers import PortfolioSampler
+from asynchopper.samplers.tuning import QUADRATIC, Tuning
+from tests.test_blocks import Quick
+from tests.test_samplers import MIXED, NESTED, Driven, made_ahead, read_back
+
+NUMBERS = {f"x{i}": ah.float(-5, 5) for i in range(8)}
+BOTTOM = [1.0, -2.0, 3.0, 0.5, -0.5, 2.5, -3.0, 1.5]
+
+
+def valley(params: dict[str, float]) -> float:
+    z = [x - b for x, b in zip(params.values(), BOTTOM, strict=True)]
+    return sum(10.0 ** (i % 4) * (x + 0.5 * z[i - 1]) ** 2 for i, x in enumerate(z))
+
+
+def kinks(params: dict[str, float]) -> float:
+    """Where no descent ends."""
+    return sum(abs(x - b) for x, b in zip(params.values(), BOTTOM, strict=True))
+
+
+def thought(search: Driven, trials: int, slots: int = 1, objective: Any = valley) -> list[int]:
+    """The numbers of the trials whose candidates the model was asked for."""
+    numbers, out = [], []
+    for _ in range(trials):
+        view = search.proposer.prompt(search.state, 0.0, search.budget.progress(search.state, 0.0))
+        assert view is not None
+        if isinstance(view, tuple):
+            made = view
+        else:
+            numbers.append(search.state.next_id)
+            made = search.proposer.think(view)
+            assert made is not None
+        id, params = search.take(made)
+        out.append((id, objective(params)))
+        while len(out) >= slots:
+            search.tell(*out.pop(0))
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "slots", "each"),
+    [
+        (1_000, 0.0, 1, 8),
+        (1_000, 0.0, 60, 8),
+        (4_000, 0.0, 16, 32),
+        (100_000, 0.0, 1, 1024),
+        (100_000, 0.01, 1, 4),  # 2.8 ms are a tenth of 28 ms, in which there are 3 results
+        (100_000, 0.01, 12, 64),
+        (100_000, 0.0001, 1, 512),
+        (1_000, 0.05, 100, 64),
+    ],
+)
+def test_it_is_asked_so_often_that_it_takes_little_time_beside_the_evaluations_or_in_all(
+    steps: int, seconds: float, slots: int, each: int
+) -> None:
+    trials = max(4 * each, 20 * slots, 100)
+    numbers = thought(Driven(NUMBERS, steps, seconds=seconds), trials, slots, kinks)
+    assert numbers and all(number % each == 0 for number in numbers)
+    from_ = 11 * slots if slots >= 64 else 40 + slots  # where so many are out, not before each slot has had ten
+    assert [n for n in numbers if n >= from_] == list(range(-(-from_ // each) * each, trials, each))
+    assert slots < 64 or numbers[0] > 10 * slots
+
+
+def test_it_is_never_asked_where_that_would_hardly_ever_be() -> None:
+    assert thought(Driven(NUMBERS, 10_000_000, seconds=0.0), 5_000, 4, kinks) == []
+
+
+def test_a_long_search_finds_the_bottom_of_a_valley() -> None:
+    for slots in (1, 16):
+        without = Driven(NUMBERS, 1_000, slots, 0.0, PortfolioSampler(Tuning(model=False))).run(valley, 1_000, slots)
+        assert without > 1e-3
+        assert Driven(NUMBERS, 1_000, slots, 0.0).run(valley, 1_000, slots) < 1e-12
+
+
+@pytest.mark.parametrize("slots", [1, 16])
+async def test_a_search_of_quick_coroutines_finds_the_bottom_of_a_valley(slots: int) -> None:
+    async def objective(params: dict[str, float]) -> float:
+        await asyncio.sleep(0)
+        return valley(params)
+
+    search = ah.Search(NUMBERS, seed=slots)
+    await search.run(objective, "minimize", steps=1_000, concurrency=slots, quiet=True)
+    assert search.best_value is not None and search.best_value < 1e-12
+
+
+def test_candidates_by_the_block_have_some_of_the_quadratic_among_them() -> None:
+    search = Quick(NUMBERS, 4e-5)
+    numbers = thought(search, 6_000, 4)
+    assert search.by_the_block
+    assert [n for n in numbers if n > 1_100] == [2048, 3072, 4096, 5120]  # a tenth of 4e-5 s is to 2.8 ms as 700 to 1
+    moves = [move for move, _, _ in search.state.table.notes.values()]
+    assert QUADRATIC in moves[1_100:]
+    again = search.resumed()
+    for _ in range(20):
+        assert repr(search.ask()) == repr(again.ask())
+
+
+@pytest.mark.parametrize("tree", [NUMBERS, MIXED, NESTED], ids=["numbers", "mixed", "nested"])
+@pytest.mark.parametrize("steps", [1_000, 4_000])
+def test_a_search_that_was_read_back_asks_it_for_the_same(tree: dict[str, Any], steps: int) -> None:
+    def objective(params: Any) -> float:
+        return float(len(repr(params)) % 17)
+
+    whole = Driven(tree, steps, seconds=0.0)
+    whole.run(objective, 150, 12)
+    again = read_back(whole)
+    assert thought(whole, 70, 12, objective) == thought(again, 70, 12, objective) != []
+    assert repr(whole.facts[-90:]) == repr(again.facts[-90:])
+
+
+def test_what_is_made_ahead_now_and_then_is_what_would_be_made_when_it_is_wanted() -> None:
+    ahead = made_ahead(Driven(NUMBERS, 1_000, seconds=0.0), valley, 160)
+    assert 10 < len(ahead) <= 20
+
+
+def test_branches_race_in_long_searches_too() -> None:
+    tree = {"kind": ah.choice(*({"name": f"k{i}", "x": ah.float(0, 1), "y": ah.float(0, 1)} for i in range(10)))}
+
+    def objective(params: dict[str, Any]) -> float:
+        kind = params["kind"]
+        number = int(kind["name"][1:])
+        return float(abs(kind["x"] - 0.9) + abs(kind["y"] - 0.1) - (2.0 if number == 7 else 0.1 * (number == 1)))
+
+    found = [Driven(tree, 600, seed, 0.0).run(objective, 600, 4) for seed in range(8)]
+    assert sum(value < -1.9 for value in found) >= 7
