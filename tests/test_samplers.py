@@ -168,6 +168,26 @@ def test_a_point_counts_from_the_mean_that_it_was_drawn_around() -> None:
     assert np.allclose(moved(0), moved(7), atol=1e-12)
 
 
+def test_a_distribution_goes_to_where_another_move_is_far_ahead_of_it() -> None:
+    rng, d = np.random.default_rng(5), 60
+    it = Diagonal([(0.0, np.full(d, 0.5))], 0.01, np.zeros(d))
+    bottom = np.full(d, 0.9)
+    drawn = [it.sample(rng.standard_normal(d)) for _ in range(it.size)]
+    losses = [float(np.sum((z - bottom) ** 2)) for z in drawn]
+    for loss, z in zip(losses, drawn, strict=True):
+        it.feed(loss, At(z), 0.0)
+    best, middle = sorted(losses)[0], sorted(losses)[it.size // 2]
+    before = it.mean
+    it.feed(best - 0.5 * (middle - best), At(bottom))  # it may come as far by itself
+    assert it.mean is before and it.generation == 1
+    it.feed(best - 5.0 * (middle - best), At(bottom))
+    assert it.mean is bottom and it.generation == 2
+    for z in drawn[2:]:  # what was drawn around the mean of before says which way to go from there, and not that it is far
+        it.feed(1.0, At(z), 0.0)
+    assert it.generation == 3
+    assert float(np.abs(it.mean - bottom).max()) < 0.05
+
+
 def test_a_distribution_that_has_shrunk_to_a_point_begins_anew() -> None:
     rng, d = np.random.default_rng(5), 60
     it = Diagonal([(0.0, np.full(d, 0.5))], 0.1, np.zeros(d))

@@ -62,7 +62,11 @@ class Diagonal:
         return y
 
     def feed(self, loss: float, point: Point, drawn: float = -1.0) -> None:
-        """One evaluated point; `drawn` is the generation that it comes from, and negative for another move's point."""
+        """One evaluated point; `drawn` is the generation that it comes from, and negative for another move's new best."""
+        if drawn < 0 and self._losses:
+            low, middle = self._losses[0], self._losses[len(self._losses) // 2]
+            if loss < low - (middle - low):  # so far ahead that what is drawn here would hardly ever reach it
+                self._pass(point.vector)
         self._points.append((loss, point.vector, int(drawn) if 0 <= drawn <= self.generation else self.generation))
         if len(self._points) >= self.size:
             self._update()
@@ -86,8 +90,13 @@ class Diagonal:
         if self._losses:
             self._adapt(losses)
         self._losses = losses
+        self._pass(self.mean)
+
+    def _pass(self, mean: Vector) -> None:
+        """Another generation, around this mean."""
+        self.mean = mean
         self.generation += 1
-        self._past.append((self.mean, self.step))
+        self._past.append((mean, self.step))
 
     def _adapt(self, losses: list[float]) -> None:
         """A longer step after a generation whose ranks are clearly below those of the last one, else a shorter one."""

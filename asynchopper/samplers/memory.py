@@ -135,14 +135,14 @@ class Memory:
         slow = mean >= max(t.slow, t.slow_each * (1 + out))
         if slow or (steps is not None and steps <= t.few_steps):
             return self._turn(1.0)
-        by_time, among = self._each(mean / (1 + out)), out >= t.turn_among and not self.wide
+        by_time, among = self._each(t.turn_part * mean / (1 + out)), out >= t.turn_among and not self.wide
         if among and self.rows < t.turn_after * out:  # as long as they all begin, and end, at the same time
             return 0
         return self._turn(max(2.0, by_time if steps is None or among else min(by_time, steps / t.turns)))
 
     def _each(self, pause: float) -> float:
-        """Of how many candidates the model may make one, where so many seconds are between them."""
-        return self.tuning.takes(self.latent.n, self.wide) / max(1e-9, self.tuning.turn_part * pause)
+        """Of how many candidates the model may make one, where each may take so many seconds more by that."""
+        return self.tuning.takes(self.latent.n, self.wide) / max(1e-9, pause)
 
     def _turn(self, each: float) -> int:
         """As a power of two; 0 where that is too rare."""
@@ -173,7 +173,7 @@ class Memory:
             if self.rows == stop:  # looked at only here, so that it is a fold as well
                 pace = (elapsed[stop - 1] - elapsed[stop - _PACED]) / _PACED
                 led = bool(self.elites)  # by nobody, where a descent has just begun
-                self.each = self._turn(max(2.0, self._each(pace)))
+                self.each = self._turn(max(2.0, self._each(t.block_part * pace)))
                 self.swift = self._blocks and led and stop >= t.block_after and 0.0 < pace < t.block_pace
                 self.until = stop + (t.granule(stop) if self.swift else _PACED)
         self.due = self.until if self.swift else self.rows + 1

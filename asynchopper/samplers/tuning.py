@@ -67,9 +67,11 @@ class Tuning:
     slow: float = 0.05
     slow_each: float = 0.01
 
-    # where they are not, it makes one in so many that it takes this part of the time between results, or that it makes so many
-    # in all. Where so many are out, the time alone counts, and from so many times as many results on
+    # where they are not, it makes one in so many that it takes this part of the time between results (among those by the block
+    # the second one), or that it makes so many in all. Where so many are out, the time alone counts, and from so many times as
+    # many results on
     turn_part: float = 0.1
+    block_part: float = 0.05
     turns: int = 128
     turn_among: int = 64
     turn_after: int = 10
