@@ -1,6 +1,7 @@
 """Candidates by the block: where results come quickly, they cost little, lie in the space, and follow from the log alone."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from asynchopper.samplers import PortfolioSampler
 from asynchopper.samplers.base import View
 from asynchopper.samplers.block import Blocks, Seeds
 from asynchopper.samplers.memory import Memory
-from asynchopper.samplers.tuning import CMA, Tuning
+from asynchopper.samplers.tuning import CMA, DENSE, Tuning
 from asynchopper.space import Generator
 from asynchopper.state import Told
 from tests.test_samplers import MIXED, NESTED, Driven
@@ -239,6 +240,24 @@ def test_a_search_that_becomes_slow_leaves_the_blocks_and_one_that_becomes_quick
     search.pace = 1e-4
     search.run(value, 200)
     assert search.by_the_block
+
+
+def test_failures_of_one_block_do_not_shrink_a_step_to_nothing() -> None:
+    """Where nothing is found any more, steps shrink, from one block to the next, to about half of what that was made with."""
+    search = Quick({f"x{i}": ah.float(0, 1) for i in range(4)}, 1e-4, tuning=Tuning(model=False))
+    search.run(lambda params: float(sum(params.values())), 1200, 4)
+    assert search.by_the_block
+    memory = search.sampler._memory
+    until, steps = memory.until, [memory.steps[DENSE]]
+    while len(steps) < 12:
+        id, _ = search.ask()
+        search.tell(id, 100.0)
+        if memory.until != until:
+            steps.append(memory.steps[DENSE])
+            until = memory.until
+    ratios = [b / a for a, b in pairwise(steps)]
+    assert min(ratios) > 0.1
+    assert sum(ratio < 0.8 for ratio in ratios) > 5
 
 
 def test_nested_spaces_and_arrays_are_proposed_one_by_one() -> None:

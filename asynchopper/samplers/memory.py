@@ -261,7 +261,9 @@ class Memory:
             self.won[move] += weight
             if move != CMA and step > 0:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(self.steps[move] * step))
-        elif move < CMA:
+        elif move < CMA and not (
+            self.swift and step > t.stale * self.steps[move]
+        ):  # made of what has been given up by now
             shorter = t.shrink * self.steps[move]
             self.steps[move] = shorter if shorter >= t.shortest_step else t.first_step  # nothing is to be found here
         elif move == QUADRATIC:

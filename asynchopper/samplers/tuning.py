@@ -26,6 +26,8 @@ class Tuning:
     shortest_step: float = 1e-7
     grow: float = 1.8
     shrink: float = 0.86
+    stale: float = 2.0
+    """Of candidates by the block, those with so much longer a step than the present one do not make it shorter."""
 
     # from where
     elites: int = 100
