@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -47,31 +48,52 @@ def thought(search: Driven, trials: int, slots: int = 1, objective: Any = valley
 
 
 @pytest.mark.parametrize(
-    ("steps", "seconds", "slots", "each"),
+    ("seconds", "slots", "each"),
     [
-        (1_000, 0.0, 1, 8),
-        (1_000, 0.0, 60, 8),
-        (4_000, 0.0, 16, 32),
-        (100_000, 0.0, 1, 1024),
-        (100_000, 0.01, 1, 4),  # 2.8 ms are a tenth of 28 ms, in which there are 3 results
-        (100_000, 0.01, 12, 64),
-        (100_000, 0.0001, 1, 512),
-        (1_000, 0.05, 100, 64),
+        (0.01, 1, 4),  # 2.8 ms are a tenth of 28 ms, in which there are 3 results
+        (0.01, 12, 64),
+        (0.0001, 1, 512),
+        (0.05, 100, 64),
     ],
 )
-def test_it_is_asked_so_often_that_it_takes_little_time_beside_the_evaluations_or_in_all(
-    steps: int, seconds: float, slots: int, each: int
+def test_it_is_asked_so_often_that_it_takes_little_time_beside_the_evaluations(
+    seconds: float, slots: int, each: int
 ) -> None:
     trials = max(4 * each, 20 * slots, 100)
-    numbers = thought(Driven(NUMBERS, steps, seconds=seconds), trials, slots, kinks)
-    assert numbers and all(number % each == 0 for number in numbers)
+    numbers = thought(Driven(NUMBERS, 100_000, seconds=seconds), trials, slots, kinks)
     from_ = 11 * slots if slots >= 64 else 40 + slots  # where so many are out, not before each slot has had ten
-    assert [n for n in numbers if n >= from_] == list(range(-(-from_ // each) * each, trials, each))
+    assert {n for n in numbers if n >= from_} >= set(range(-(-from_ // each) * each, trials, each))
     assert slots < 64 or numbers[0] > 10 * slots
 
 
-def test_it_is_never_asked_where_that_would_hardly_ever_be() -> None:
-    assert thought(Driven(NUMBERS, 10_000_000, seconds=0.0), 5_000, 4, kinks) == []
+@pytest.mark.parametrize(
+    ("steps", "slots", "numbers"),
+    [
+        (1_000, 1, [24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768]),
+        (1_000, 60, [64, 96, 128, 192, 256, 384, 512, 768]),
+        (10_000, 16, [192, 256, 384, 512, 768]),
+        (1_000_000, 1, []),
+    ],
+)
+def test_it_is_asked_the_more_rarely_the_longer_it_leads_nowhere(steps: int, slots: int, numbers: list[int]) -> None:
+    worse = count()
+    assert thought(Driven(NUMBERS, steps, seconds=0.0), 1_000, slots, lambda _: float(next(worse))) == numbers
+
+
+def test_it_is_asked_again_soon_where_it_leads_on() -> None:
+    search = Driven(NUMBERS, 1_000, seconds=0.0)
+    numbers = thought(search, 500)
+    assert len(numbers) > 20
+    gained = [
+        row for row, (move, _, _) in search.state.table.notes.items() if move == QUADRATIC and best_yet(search, row)
+    ]
+    for row in gained[:10]:
+        assert min(n for n in numbers if n > row) - row <= 24, "16 later, for a budget of 1,000, or 24"
+
+
+def best_yet(search: Driven, row: int) -> bool:
+    values = search.state.table.values
+    return values[row] < min(values[:row])
 
 
 def test_a_long_search_finds_the_bottom_of_a_valley() -> None:
@@ -96,9 +118,9 @@ def test_candidates_by_the_block_have_some_of_the_quadratic_among_them() -> None
     search = Quick(NUMBERS, 4e-5)
     numbers = thought(search, 6_000, 4)
     assert search.by_the_block
-    assert [n for n in numbers if n > 1_100] == [2048, 4096]  # 2.8 ms are 1,400 times a twentieth of 4e-5 s
-    moves = [move for move, _, _ in search.state.table.notes.values()]
-    assert QUADRATIC in moves[1_100:]
+    late = [n for n in numbers if n > 1_100]
+    assert 1 <= len(late) <= 3  # 2.8 ms are 2,800 times a fortieth of 4e-5 s
+    assert QUADRATIC in [search.state.table.notes[n][0] for n in late]
     again = search.resumed()
     for _ in range(20):
         assert repr(search.ask()) == repr(again.ask())

@@ -25,6 +25,8 @@ from asynchopper.trial import Values
 _HEAVIEST = 1e100
 _PACED = 64  # trials whose pace is looked at
 _LARGEST = 1e150  # its square is a float still
+TURNS = frozenset(n << k for k in range(50) for n in (2, 3))
+"""How many trials after the last success of the model it is asked again, where it is not to cost much: 2, 3, 4, 6, 8, 12, ..."""
 
 
 class Elite:
@@ -78,8 +80,8 @@ class Memory:
         """How many trials have to be finished for `catch_up` to do anything."""
         self.swift = False
         """Whether results are so many and come so quickly that candidates are made by the block."""
-        self.each = 0
-        """Of how many candidates the model makes one then, at the pace that there was; 0 where it makes none."""
+        self.pace = 0.0
+        """Seconds between results, when that was last looked at."""
         self.until = _PACED
         """The row at which it is decided anew whether it is so; a new best ends a block before."""
         self.record = math.inf
@@ -99,6 +101,8 @@ class Memory:
         """A descent begins. What was learnt from trials before `row` is left behind, but for the odds of the moves."""
         self.since = row
         """The first row that counts; what descends from an earlier one does not."""
+        self.led = row
+        """The row at which the model has last led to a new best."""
         self.completed = 0
         self.elites: list[Elite] = []
         """The best trials of this descent, best first; of equals, the earlier first."""
@@ -126,30 +130,35 @@ class Memory:
             wanted = max(4, min(wanted, math.ceil(self.tuning.seeds_part * steps)))
         return self.rows - self.since + out < wanted
 
-    def turn(self, state: State, out: int) -> int:
-        """The model makes one candidate in so many, where so many are out: 1 where it has a say in nearly all, 0 where it has
-        none. What it takes is to be little beside the evaluations, or little in all."""
-        if self.swift:
-            return self.each
+    def turn(self, state: State, out: int, number: int) -> int:
+        """How rarely the model makes a candidate, where it makes that of trial `number` while so many are out: 1 where it has a
+        say in nearly all, else one in about so many. 0 where it makes none."""
         t, steps, mean = self.tuning, self._budget(state), self.spent / max(1, self.rows)
+        if not t.model or self.latent.d > t.valley_widest:
+            return 0
         slow = mean >= max(t.slow, t.slow_each * (1 + out))
-        if slow or (steps is not None and steps <= t.few_steps):
-            return self._turn(1.0)
-        by_time, among = self._each(t.turn_part * mean / (1 + out)), out >= t.turn_among and not self.wide
-        if among and self.rows < t.turn_after * out:  # as long as they all begin, and end, at the same time
-            return 0
-        return self._turn(max(2.0, by_time if steps is None or among else min(by_time, steps / t.turns)))
+        each = t.takes(self.latent.n, self.wide) / max(1e-9, t.turn_part * mean / (1 + out))
+        if self.wide:
+            each = 0 if slow else each if steps is None else min(each, steps / t.valley_turns)
+            return _due(number, max(t.valley_each, each), t.turn_rarest)
+        if not self.swift:
+            if slow or (steps is not None and steps <= t.few_steps):
+                return 1
+            if (
+                out >= t.turn_among and self.rows < t.turn_after * out
+            ):  # while they all begin, and end, at the same time
+                return 0
+            if due := _due(number, max(2, each), t.turn_rarest):
+                return due
+        since = number - self.led
+        return since if since in TURNS and since >= self._soonest(state) else 0
 
-    def _each(self, pause: float) -> float:
-        """Of how many candidates the model may make one, where each may take so many seconds more by that."""
-        return self.tuning.takes(self.latent.n, self.wide) / max(1e-9, pause)
-
-    def _turn(self, each: float) -> int:
-        """As a power of two; 0 where that is too rare."""
+    def _soonest(self, state: State) -> float:
+        """How many trials after its last success the model is asked again, at the least."""
         t = self.tuning
-        if not t.model or self.latent.d > t.valley_widest or each > t.turn_rarest:
-            return 0
-        return max(t.valley_each if self.wide else 1, 1 << math.ceil(math.log2(each)))
+        if self.swift:
+            return t.takes(self.latent.n, False) / (t.block_part * self.pace)
+        return max(t.turn_least, (self._budget(state) or 2 * self.rows) / t.turns)
 
     @staticmethod
     def _budget(state: State) -> int | None:
@@ -171,9 +180,8 @@ class Memory:
                     break
             self._take_in(state, min(stop, end))
             if self.rows == stop:  # looked at only here, so that it is a fold as well
-                pace = (elapsed[stop - 1] - elapsed[stop - _PACED]) / _PACED
+                pace = self.pace = (elapsed[stop - 1] - elapsed[stop - _PACED]) / _PACED
                 led = bool(self.elites)  # by nobody, where a descent has just begun
-                self.each = self._turn(max(2.0, self._each(t.block_part * pace)))
                 self.swift = self._blocks and led and stop >= t.block_after and 0.0 < pace < t.block_pace
                 self.until = stop + (t.granule(stop) if self.swift else _PACED)
         self.due = self.until if self.swift else self.rows + 1
@@ -272,6 +280,8 @@ class Memory:
         self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
         if new_best or kind:
             self._compare(loss, step if kind else 0.0)
+        if new_best and (kind or ((n := state.table.ids[row] - self.led) in TURNS and n >= self._soonest(state))):
+            self.led = row
         self.bets[kind] += weight
         if new_best:
             self.gains[kind] += weight
@@ -363,3 +373,9 @@ class Memory:
         made = Distribution if self.latent.d <= FULL else Diagonal
         step = self.tuning.wide_step if self.wide else self.tuning.cma_step
         self.distribution = made(points, step, self.latent.widths)
+
+
+def _due(number: int, each: float, rarest: int) -> int:
+    """`each` or a little more, as a power of two, where that divides the number and is not too rare; else 0."""
+    power = 1 << math.ceil(math.log2(each))
+    return power if power <= rarest and number % power == 0 else 0

@@ -13,7 +13,7 @@ from asynchopper.samplers.base import Next, Source, Stream, View, then_of
 from asynchopper.samplers.block import Blocks, Seeds
 from asynchopper.samplers.changes import flip, nudged, settle
 from asynchopper.samplers.latent import Vector, reflect
-from asynchopper.samplers.memory import Elite, Memory
+from asynchopper.samplers.memory import TURNS, Elite, Memory
 from asynchopper.samplers.screen import Candidates, Screen
 from asynchopper.samplers.tuning import CMA, DENSE, DIFFERENCE, QUADRATIC, RACE, SPARSE, Tuning
 from asynchopper.samplers.valley import Valley
@@ -49,8 +49,8 @@ class PortfolioSampler:
         memory = self._recall(view.state, view.then.known)
         if memory.wide:
             return self._across(memory, view) or self._wide(memory, view, rng)
-        if memory.turn(view.state, view.then.out) > self._tuning.turn_whole:
-            return self._downhill(memory, view, rng) or self._narrow(memory, view, rng)
+        if memory.turn(view.state, view.then.out, view.then.number) > self._tuning.turn_whole:
+            return self._downhill(memory, view, rng) or self._moved(memory, view, rng)
         assert self._screen is not None
         untried = self._screen.untried(view)
         if untried and rng.random() < self._tuning.untried:
@@ -72,6 +72,10 @@ class PortfolioSampler:
             memory = self._recall(state, then.latest)
         if view.source == "space" or not memory.elites:  # what is new may have ended a descent
             return Proposal(self._seed(memory, rng, view.seeding_fixed), "seeding")
+        return self._moved(memory, view, rng)
+
+    def _moved(self, memory: Memory, view: View, rng: Generator) -> Proposal:
+        """A candidate of a move."""
         return (self._narrow if memory.latent.narrow else self._wide)(memory, view, rng)
 
     def expects(self, view: View, rng: Generator) -> bool:
@@ -84,15 +88,14 @@ class PortfolioSampler:
 
     def _asked(self, memory: Memory, view: View, rng: Generator) -> bool:
         """Whether the model has a say in a candidate that it could have one in."""
-        out = view.then.out
-        return memory.turn(view.state, out) > 1 or rng.random() >= self._tuning.unscreened(out)
+        out, number = view.then.out, view.then.number
+        return memory.turn(view.state, out, number) > 1 or rng.random() >= self._tuning.unscreened(out)
 
     def _source(self, memory: Memory, view: View, out: int) -> Source:
         """What the next candidate comes from, where so many are out."""
         if self._seeding(memory, view.state, view.seeding, view.seeding_fixed, out):
             return "space"
-        turn = memory.turn(view.state, out)
-        if not turn or view.then.number % turn or memory.completed < 4:
+        if memory.completed < 4 or not memory.turn(view.state, out, view.then.number):
             return "moves"
         if memory.wide:
             return "moves" if memory.distribution is None else "model"
@@ -141,7 +144,7 @@ class PortfolioSampler:
                 memory = self._recall(state, len(state.table.ids))
             if not memory.swift:
                 return None
-            if memory.each and state.next_id % memory.each == 0:
+            if state.next_id - memory.led in TURNS and memory.turn(state, 0, state.next_id):
                 return None
             if self._blocks is None or self._blocks.memory is not memory:
                 self._blocks = Blocks(memory)

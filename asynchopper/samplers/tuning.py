@@ -47,8 +47,10 @@ class Tuning:
     wide_step: float = 0.05
     """How far its seeds are from the first guess, and the first step of its distribution."""
     valley_each: int = 16
-    """Of the quadratic there comes one candidate in so many at most, up to `valley_widest` coordinates. It goes through the
-    `valley_points` nearest to the best of the latest `valley_window` trials."""
+    valley_turns: int = 128
+    """Of the quadratic there comes one candidate in so many at most, and in a search of quick evaluations about so many in all,
+    up to `valley_widest` coordinates. It goes through the `valley_points` nearest to the best of the latest `valley_window`
+    trials."""
     valley_points: int = 200
     valley_window: int = 400
     valley_widest: int = 2_000
@@ -69,12 +71,14 @@ class Tuning:
     slow: float = 0.05
     slow_each: float = 0.01
 
-    # where they are not, it makes one in so many that it takes this part of the time between results (among those by the block
-    # the second one), or that it makes so many in all. Where so many are out, the time alone counts, and from so many times as
-    # many results on
+    # where they are not, it makes one in so many that it takes `turn_part` of the time between results, but none more rarely than
+    # `turn_rarest`; and one `memory.TURNS` after its last success, but not before `turn_least` trials and the budget by `turns`,
+    # or by the block before it takes `block_part` of the time. Where `turn_among` are out, none before `turn_after` times as many
+    # results
     turn_part: float = 0.1
-    block_part: float = 0.05
-    turns: int = 128
+    turn_least: int = 8
+    turns: int = 64
+    block_part: float = 0.025
     turn_among: int = 64
     turn_after: int = 10
     turn_rarest: int = 4096
