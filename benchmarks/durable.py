@@ -26,7 +26,7 @@ from benchmarks.tuners import (
     value,
 )
 
-_STEPS = 500  # more than a search has that the default sampler thinks about for milliseconds a candidate
+_STEPS = 500  # more than a search has whose candidates nearly all take the default sampler milliseconds
 
 
 def measure(rounds: int, quick: bool = False) -> list[Row]:

@@ -117,7 +117,7 @@ def measure(rounds: int, quick: bool) -> list[Row]:
 def durable(rounds: int, quick: bool) -> list[Row]:
     """A result that is on the server's disk, beside one bare record that is, and beside Optuna; all hold as many results."""
     grown = 1_000 if quick else 10_000
-    n = 500  # more than a search has that the default sampler thinks about for milliseconds a candidate
+    n = 500  # more than a search has whose candidates nearly all take the default sampler milliseconds
     with (  # where the code is: a temporary folder may be in memory
         tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as home,
         Server(Path(home), appendonly="yes", appendfsync="no") as server,
