@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import asynchopper as ah
+from asynchopper.budget import Budget
 from asynchopper.samplers import PortfolioSampler
 from asynchopper.samplers.tuning import QUADRATIC, Tuning
+from asynchopper.state import Run
 from tests.test_blocks import Quick
 from tests.test_samplers import MIXED, NESTED, Driven, made_ahead, read_back
 
@@ -137,6 +139,18 @@ def test_a_search_that_was_read_back_asks_it_for_the_same(tree: dict[str, Any], 
     again = read_back(whole)
     assert thought(whole, 70, 12, objective) == thought(again, 70, 12, objective) != []
     assert repr(whole.facts[-90:]) == repr(again.facts[-90:])
+
+
+@pytest.mark.parametrize("slots", [1, 4, 7])
+def test_when_it_last_led_on_does_not_depend_on_the_budget_that_is_looked_back_from(slots: int) -> None:
+    whole = Driven(NUMBERS, 100_000, seconds=0.0)
+    whole.run(kinks, 400, slots)
+    whole.budget = Budget.of(None, 2_000, False)
+    whole.say(Run(whole.budget.describe(), 400, 0.0, 0.0, None, "", "", 0))
+    again = read_back(whole)
+    assert thought(whole, 200, slots, kinks) == thought(again, 200, slots, kinks) != []
+    assert whole.sampler._memory.led == again.sampler._memory.led
+    assert repr(whole.facts[-200:]) == repr(again.facts[-200:])
 
 
 def test_what_is_made_ahead_now_and_then_is_what_would_be_made_when_it_is_wanted() -> None:

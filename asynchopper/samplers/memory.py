@@ -26,7 +26,8 @@ _HEAVIEST = 1e100
 _PACED = 64  # trials whose pace is looked at
 _LARGEST = 1e150  # its square is a float still
 TURNS = frozenset(n << k for k in range(50) for n in (2, 3))
-"""How many trials after the last success of the model it is asked again, where it is not to cost much: 2, 3, 4, 6, 8, 12, ..."""
+"""How many trials after the last success of the model it is asked again, where it is not to cost much: 8, 12, 16, 24, ...; but no
+fewer than `Tuning` says."""
 
 
 class Elite:
@@ -102,7 +103,7 @@ class Memory:
         self.since = row
         """The first row that counts; what descends from an earlier one does not."""
         self.led = row
-        """The row at which the model has last led to a new best."""
+        """The row at which the model has last led to a new best: the quadratic, or whatever came when it was soon asked again."""
         self.completed = 0
         self.elites: list[Elite] = []
         """The best trials of this descent, best first; of equals, the earlier first."""
@@ -144,21 +145,15 @@ class Memory:
         if not self.swift:
             if slow or (steps is not None and steps <= t.few_steps):
                 return 1
-            if (
-                out >= t.turn_among and self.rows < t.turn_after * out
-            ):  # while they all begin, and end, at the same time
+            if out >= t.turn_among and self.rows < t.turn_after * out:  # they all began, and will end, at the same time
                 return 0
             if due := _due(number, max(2, each), t.turn_rarest):
                 return due
-        since = number - self.led
-        return since if since in TURNS and since >= self._soonest(state) else 0
-
-    def _soonest(self, state: State) -> float:
-        """How many trials after its last success the model is asked again, at the least."""
-        t = self.tuning
+        soonest = max(t.turn_least, (self.rows if steps is None else steps) / t.turns)
         if self.swift:
-            return t.takes(self.latent.n, False) / (t.block_part * self.pace)
-        return max(t.turn_least, (self._budget(state) or 2 * self.rows) / t.turns)
+            soonest = max(soonest, t.takes(self.latent.n, False) / (t.block_part * self.pace))
+        since = number - self.led
+        return since if since in TURNS and since >= soonest else 0
 
     @staticmethod
     def _budget(state: State) -> int | None:
@@ -269,10 +264,9 @@ class Memory:
             self.won[move] += weight
             if move != CMA and step > 0:
                 self.steps[move] = min(t.longest_step, t.grow * math.sqrt(self.steps[move] * step))
-        elif move < CMA and not (
-            self.swift and step > t.stale * self.steps[move]
-        ):  # made of what has been given up by now
-            shorter = t.shrink * self.steps[move]
+        elif move < CMA:
+            stale = self.swift and step > t.stale * self.steps[move]  # it was made when the step was longer
+            shorter = self.steps[move] * (1.0 if stale else t.shrink)
             self.steps[move] = shorter if shorter >= t.shortest_step else t.first_step  # nothing is to be found here
         elif move == QUADRATIC:
             self.steps[move] = max(t.shortest_radius, t.shrink * min(self.steps[move], 4.0 * step))
@@ -280,7 +274,8 @@ class Memory:
         self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
         if new_best or kind:
             self._compare(loss, step if kind else 0.0)
-        if new_best and (kind or ((n := state.table.ids[row] - self.led) in TURNS and n >= self._soonest(state))):
+        since = state.table.ids[row] - self.led
+        if new_best and (kind or (t.turn_least <= since <= t.turn_whole and since in TURNS)):
             self.led = row
         self.bets[kind] += weight
         if new_best:
