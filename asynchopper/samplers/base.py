@@ -81,6 +81,11 @@ class View:
             self._then = then_of(self.state)
         return self._then
 
+    def await_latest(self) -> None:
+        """Has the candidate wait for the newest result, however many are out."""
+        told = len(self.state.table.ids)
+        self._then = Then(self.state.next_id, told, told, len(self.state.pending), True)
+
     def forget_latest(self) -> None:
         """Has no more be known than what was known to a candidate that is made ahead."""
         self._then = self.then._replace(latest=self.then.known)

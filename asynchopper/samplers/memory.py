@@ -103,7 +103,8 @@ class Memory:
         self.since = row
         """The first row that counts; what descends from an earlier one does not."""
         self.led = row
-        """The row at which the model has last led to a new best: the quadratic, or whatever came when it was soon asked again."""
+        """The row at which the model has last led to a new best: the quadratic, or whatever came when it was soon asked again; or
+        where it could not be asked before."""
         self.completed = 0
         self.elites: list[Elite] = []
         """The best trials of this descent, best first; of equals, the earlier first."""
@@ -147,13 +148,17 @@ class Memory:
                 return 1
             if out >= t.turn_among and self.rows < t.turn_after * out:  # they all began, and will end, at the same time
                 return 0
-            if due := _due(number, max(2, each), t.turn_rarest):
+            if due := _due(number, max(2, each), t.turn_rarest if self.latent.d else t.turn_whole):
                 return due
         soonest = max(t.turn_least, (self.rows if steps is None else steps) / t.turns)
         if self.swift:
             soonest = max(soonest, t.takes(self.latent.n, False) / (t.block_part * self.pace))
         since = number - self.led
-        return since if since in TURNS and since >= soonest else 0
+        if (
+            since not in TURNS or since < soonest or (since > t.turn_whole and not self.latent.d)
+        ):  # which has no quadratic
+            return 0
+        return since
 
     @staticmethod
     def _budget(state: State) -> int | None:
@@ -207,6 +212,8 @@ class Memory:
             if not -_LARGEST <= loss <= _LARGEST:
                 loss = min(max(loss, -_LARGEST), _LARGEST)
             move = moves[row] if row < len(moves) else -1
+            if move < 0:  # a seed, or somebody else's: the model has had no say yet
+                self.led = row
             if 0 <= move <= RACE and parents[row] < row:  # a search may have been led by others before
                 if parents[row] < self.since:  # it was out when this descent began
                     continue

@@ -62,10 +62,14 @@ class PortfolioSampler:
 
     def prompt(self, view: View, rng: Generator) -> Proposal | None:
         """The candidate, where it takes next to no time; `None` where a model has to be asked."""
-        then, state = view.then, view.state
-        memory = self._recall(state, then.known)
+        state = view.state
+        memory = self._recall(state, view.then.known)
         if view.source is None:  # a redraw does not decide again, since more may have been learnt
-            view.source = self._source(memory, view, then.out)
+            if memory.swift:  # as the blocks do, it knows all that has been told
+                view.await_latest()
+                memory = self._recall(state, view.then.known)
+            view.source = self._source(memory, view, view.then.out)
+        then = view.then
         if view.source == "model" and self._asked(memory, view, rng):
             return None
         if then.known < then.latest and view.source != "space":

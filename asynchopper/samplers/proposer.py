@@ -137,6 +137,7 @@ class Proposer:
         if self._make_together is not None and not large:
             found: Next | None = self._make_together(state, seeding, self._fixed, temperature, self._stream)
             if found is not None:
+                self._quick += 1
                 return found
         view = View(state, progress, seeding, temperature, self._fixed)
         if large:
