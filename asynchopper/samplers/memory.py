@@ -316,12 +316,13 @@ class Memory:
 
     def _at_a_bottom(self, elite: Elite) -> bool:
         """Whether it lies where an earlier descent ended, with the same options."""
-        options, reach = [self.latent.space.leaves[i] for i in self.latent.options], self.tuning.reach
-        return any(
-            float(np.abs(b.vector - elite.vector).max()) < reach
-            and all(leaf.same(b.values[leaf.index], elite.values[leaf.index]) for leaf in options)
-            for b in self.bottoms
-        )
+        latent, reach = self.latent, self.tuning.reach
+        if latent.arrays:
+            near = [b for b in self.bottoms if float(np.abs(b.vector - elite.vector).max()) < reach]
+        else:  # one by one, since most differ in the first coordinates, and this is asked for each trial
+            near = [b for b in self.bottoms if all(abs(x - y) < reach for x, y in zip(b.z, elite.z, strict=True))]
+        options = [latent.space.leaves[i] for i in latent.options] if near else []
+        return any(all(leaf.same(b.values[leaf.index], elite.values[leaf.index]) for leaf in options) for b in near)
 
     @property
     def odds(self) -> Sequence[float]:
