@@ -182,9 +182,8 @@ def test_a_distribution_goes_to_where_another_move_is_far_ahead_of_it() -> None:
     assert it.mean is before and it.generation == 1
     it.feed(best - 5.0 * (middle - best), At(bottom))
     assert it.mean is bottom and it.generation == 2
-    for z in drawn[
-        2:
-    ]:  # what was drawn around the mean of before says which way to go from there, and not that it is far
+    # what was drawn around the mean of before says which way to go from there, and not that it is far
+    for z in drawn[2:]:
         it.feed(1.0, At(z), 0.0)
     assert it.generation == 3
     assert float(np.abs(it.mean - bottom).max()) < 0.05

@@ -46,11 +46,11 @@ class Then(NamedTuple):
     """Whether a candidate waits for the newest result: so few are out, or it may be its answer."""
 
 
-def then_of(state: State) -> Then:
-    """What may be known for the next trial."""
+def then_of(state: State, alone: bool = False) -> Then:
+    """What may be known for the next trial; `alone` has it wait for the newest result, however many are out."""
     told, at = len(state.table.ids), state.asked_at
     out = len(state.pending) + told - at
-    if out < _AMONG or state.trial_of is not None:
+    if alone or out < _AMONG or state.trial_of is not None:
         return Then(state.next_id, told, told, len(state.pending), True)
     return Then(state.next_id, at if state.space.size >= LARGE else told, at, out, False)
 
@@ -83,8 +83,7 @@ class View:
 
     def await_latest(self) -> None:
         """Has the candidate wait for the newest result, however many are out."""
-        told = len(self.state.table.ids)
-        self._then = Then(self.state.next_id, told, told, len(self.state.pending), True)
+        self._then = then_of(self.state, alone=True)
 
     def forget_latest(self) -> None:
         """Has no more be known than what was known to a candidate that is made ahead."""

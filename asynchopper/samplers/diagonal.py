@@ -65,9 +65,8 @@ class Diagonal:
         """One evaluated point; `drawn` is the generation that it comes from, and negative for another move's new best."""
         if drawn < 0 and self._losses:
             low, middle = self._losses[0], self._losses[len(self._losses) // 2]
-            if low < middle and loss < low - (
-                middle - low
-            ):  # so far ahead that what is drawn here would hardly ever reach it
+            # so far ahead that what is drawn here would hardly ever reach it
+            if low < middle and loss < low - (middle - low):
                 self._pass(point.vector)
         self._points.append((loss, point.vector, int(drawn) if 0 <= drawn <= self.generation else self.generation))
         if len(self._points) >= self.size:

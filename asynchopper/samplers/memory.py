@@ -154,11 +154,8 @@ class Memory:
         if self.swift:
             soonest = max(soonest, t.takes(self.latent.n, False) / (t.block_part * self.pace))
         since = number - self.led
-        if (
-            since not in TURNS or since < soonest or (since > t.turn_whole and not self.latent.d)
-        ):  # which has no quadratic
-            return 0
-        return since
+        able = self.latent.d or since <= t.turn_whole  # where there are no numbers, there is no quadratic
+        return since if able and since in TURNS and since >= soonest else 0
 
     @staticmethod
     def _budget(state: State) -> int | None:
@@ -281,12 +278,12 @@ class Memory:
         self.idle += parent == self.elites[0].row  # what was out before the best was known says nothing
         if new_best or kind:
             self._compare(loss, step if kind else 0.0)
-        since = state.table.ids[row] - self.led
-        if new_best and (kind or (t.turn_least <= since <= t.turn_whole and since in TURNS)):
-            self.led = row
         self.bets[kind] += weight
         if new_best:
             self.gains[kind] += weight
+            since = state.table.ids[row] - self.led
+            if kind or (t.turn_least <= since <= t.turn_whole and since in TURNS):
+                self.led = row
         if self.distribution is not None and (move == CMA or new_best):
             self.distribution.feed(loss, self._elite(state, loss, row), step if move == CMA else -1.0)
             if self.distribution.step < t.shortest_step:

@@ -68,7 +68,7 @@ class PortfolioSampler:
             if memory.swift:  # as the blocks do, it knows all that has been told
                 view.await_latest()
                 memory = self._recall(state, view.then.known)
-            view.source = self._source(memory, view, view.then.out)
+            view.source = self._source(memory, view)
         then = view.then
         if view.source == "model" and self._asked(memory, view, rng):
             return None
@@ -86,7 +86,7 @@ class PortfolioSampler:
         """Whether a model will have to be asked."""
         then = view.then
         memory = self._recall(view.state, then.known)
-        if memory.swift or self._source(memory, view, then.out) != "model":
+        if memory.swift or self._source(memory, view) != "model":
             return False
         return self._asked(memory, view, rng)
 
@@ -95,8 +95,9 @@ class PortfolioSampler:
         out, number = view.then.out, view.then.number
         return memory.turn(view.state, out, number) > 1 or rng.random() >= self._tuning.unscreened(out)
 
-    def _source(self, memory: Memory, view: View, out: int) -> Source:
-        """What the next candidate comes from, where so many are out."""
+    def _source(self, memory: Memory, view: View) -> Source:
+        """What the next candidate comes from."""
+        out = view.then.out
         if self._seeding(memory, view.state, view.seeding, view.seeding_fixed, out):
             return "space"
         if memory.completed < 4 or not memory.turn(view.state, out, view.then.number):
