@@ -552,6 +552,44 @@ def test_bottoms_are_told_apart_also_by_arrays_that_the_space_has_got_since() ->
     assert other.sampler._memory.bottoms
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {**MIXED, "free": ah.float(), "few": ah.float(1e-3, 1e3, fmt=".1g"), "tens": ah.int(0, 10**6, multiple_of=10)},
+        NESTED,
+        {"x": ah.float(-5, 5), "w": ah.float(-1, 1, shape=3)},
+    ],
+)
+def test_what_lies_within_reach_of_a_bottom_is_found_by_what_its_numbers_lie_between(tree: dict[str, Any]) -> None:
+    search, rng = Driven(tree, 400), np.random.default_rng(1)
+    latent = Latent(search.state.space)
+
+    def near(values: tuple[Any, ...], reach: float) -> tuple[Any, ...]:
+        moved, z = list(values), latent.vector(values)
+        z += (
+            reach * rng.choice([-1.0, 1.0], len(z)) * rng.choice([0.2, 0.99, 1.01, 1.2], len(z), p=[0.7, 0.1, 0.1, 0.1])
+        )
+        latent.fill(moved, latent.snap(latent.reflect(z)), None)
+        return tuple(moved)
+
+    memory = search.sampler._recall(search.state, 0)
+    found = []
+    for id in range(400):
+        values = (
+            search.state.space.sample(rng) if id < 40 else near(search.state.table.row(id % 40), memory.tuning.reach)
+        )
+        search.say(Asked(id, 1, values, "local", None, None, id))
+        search.tell(id, 1.0)
+        elite = memory.trial(search.state, id)
+        if id < 40:
+            memory.bottoms.append(elite)
+            memory._boxes.append(memory._box(elite))
+        else:
+            found.append((memory._known_ground(search.state, 1.0, id), memory._at_a_bottom(elite)))
+    assert [box for box, _ in found] == [exact for _, exact in found]
+    assert 20 < sum(exact for _, exact in found) < 340
+
+
 def two_bowls(params: dict[str, Any]) -> float:
     """A wide bowl whose bottom is at 0.2, and a narrower one that reaches 0."""
     x, y = params["x"], params["y"]

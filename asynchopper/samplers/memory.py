@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from asynchopper.trial import Values
 _HEAVIEST = 1e100
 _PACED = 64  # trials whose pace is looked at
 _LARGEST = 1e150  # its square is a float still
+Box = list[tuple[int, Any, Any]]
 TURNS = frozenset(n << k for k in range(50) for n in (2, 3))
 """How many trials after the last success of the model it is asked again, where it is not to cost much: 8, 12, 16, 24, ...; but no
 fewer than `Tuning` says."""
@@ -95,6 +97,8 @@ class Memory:
         """The last trials that came to no value; not those that were pruned, of which there are estimates."""
         self.bottoms: deque[Elite] = deque(maxlen=tuning.bottoms)
         """Where the last descents ended."""
+        self._boxes: deque[Box] = deque(maxlen=tuning.bottoms)
+        """For each of them, what the numbers of a trial lie between if it is near."""
         self.branches = Branches(self.latent, tuning)
         self._start(0)
 
@@ -218,7 +222,7 @@ class Memory:
                     self._learn(state, loss, row, move, steps[row], parents[row])
             if not 0 <= move < MOVES and self.elites and loss < self._losses[0]:
                 self._led(state, loss, row)
-            if self.bottoms and self._at_a_bottom(self._elite(state, loss, row)):
+            if self.bottoms and self._known_ground(state, loss, row):
                 if move >= 0 and self.elites and loss < self._losses[0]:
                     self._start(row + 1)  # it leads where another one has been
                 continue
@@ -236,6 +240,7 @@ class Memory:
                 self._begin()
             if self.level and self.idle >= self._patience and self.tuning.restarts:  # nothing more is to be found here
                 self.bottoms.append(self.elites[0])
+                self._boxes.append(self._box(self.elites[0]))
                 self._start(row + 1)
         self.rows = end
 
@@ -311,13 +316,31 @@ class Memory:
         if 0.0 < step < t.short and change <= t.slope * step * spread and not plateau:
             self.level = True
 
+    def _box(self, bottom: Elite) -> Box:
+        """What each number of a trial within reach of a bottom lies between: a little more than that, for the rounding."""
+        latent, reach = self.latent, 1.01 * self.tuning.reach
+        box = []
+        for k, (leaf, at, z) in enumerate(zip(latent.scalars, latent.at, bottom.vector.tolist(), strict=False)):
+            bounded = not (latent.free and latent.free[k])
+            low = -math.inf if bounded and z <= reach else at(z - reach)
+            box.append((leaf, low, math.inf if bounded and z + reach >= 1.0 else at(z + reach)))
+        return box
+
+    def _known_ground(self, state: State, loss: float, row: int) -> bool:
+        """Whether a trial lies where an earlier descent ended, with the same options."""
+        columns = state.table.columns
+        for box in self._boxes:  # as it stands in the table, since this is asked for each trial and most are elsewhere
+            for leaf, low, high in box:
+                value = columns[leaf][row]
+                if value is not None and not low <= value <= high:
+                    break
+            else:
+                return self._at_a_bottom(self._elite(state, loss, row))
+        return False
+
     def _at_a_bottom(self, elite: Elite) -> bool:
-        """Whether it lies where an earlier descent ended, with the same options."""
         latent, reach = self.latent, self.tuning.reach
-        if latent.arrays:
-            near = [b for b in self.bottoms if float(np.abs(b.vector - elite.vector).max()) < reach]
-        else:  # one by one, since most differ in the first coordinates, and this is asked for each trial
-            near = [b for b in self.bottoms if all(abs(x - y) < reach for x, y in zip(b.z, elite.z, strict=True))]
+        near = [b for b in self.bottoms if float(np.abs(b.vector - elite.vector).max(initial=0.0)) < reach]
         options = [latent.space.leaves[i] for i in latent.options] if near else []
         return any(all(leaf.same(b.values[leaf.index], elite.values[leaf.index]) for leaf in options) for b in near)
 
