@@ -22,32 +22,35 @@ from pathlib import Path
 _PRELUDE = """
 import asyncio, os, sys, warnings, asynchopper as ah
 from asynchopper import samplers
+from asynchopper.samplers.tuning import Tuning
+def moves():  # how often a model is asked goes by the clock
+    return samplers.PortfolioSampler(Tuning(model=False))
 def search(**space):
     return ah.Search(space or {"lr": ah.float(1e-5, 1e-1, log=True), "units": ah.int(16, 512), "layers": ah.int(1, 8),
                                "opt": ah.choice("a", "b", "c"), "drop": ah.float(0, 0.5)}, seed=1)
 async def objective(p): return p["lr"] * p["units"] - p["drop"]
 async def units(p): return float(p["a"])
 async def first(p): return float(p["w"][0])
-def run(n, c, made=None, objective=objective, **words):
-    asyncio.run((made or search()).run(objective, steps=n, concurrency=c, quiet=True, handle_signals=False, **words))
+def run(n, c, made=None, objective=objective, sampler=None, **words):
+    words |= dict(steps=n, concurrency=c, sampler=sampler or moves(), quiet=True, handle_signals=False)
+    asyncio.run((made or search()).run(objective, **words))
 async def told(n):
-    async with search().session(steps=n) as session:
+    async with search().session(steps=n, sampler=moves()) as session:
         while (trial := await session.ask()) is not None:
             await session.tell(trial, 0.5)
 run(5, 2, sampler=samplers.RandomSampler())
 """
-_N = 500  # more than the default sampler thinks about for milliseconds a candidate
+_N = 500
 WORKLOADS = {
-    "default, one at a time": (_N, f"run({_N}, 1)"),
-    "default, 100 at a time": (_N, f"run({_N}, 100)"),
-    "default, few steps, modelled": (60, "run(60, 1)"),
+    "default's moves, one at a time": (_N, f"run({_N}, 1)"),
+    "default's moves, 100 at a time": (_N, f"run({_N}, 100)"),
+    "default, few steps, modelled": (60, "run(60, 1, sampler=samplers.PortfolioSampler())"),
     "two-stage, 100 at a time": (_N, f"run({_N}, 100, sampler=samplers.TwoStageSampler())"),
     "random, duplicates allowed": (_N, f"run({_N}, 100, sampler=samplers.RandomSampler(), duplicates='allow')"),
     "duplicates reused": (_N, f"run({_N}, 100, search(a=ah.int(1, 9)), units, duplicates='reuse')"),
     "callbacks": (_N, f"run({_N}, 100, callbacks=[lambda trial: None])"),
     "array of 1,000": (200, "run(200, 10, search(w=ah.float(-1, 1, shape=1000)), first)"),
     "ask and tell": (_N, f"asyncio.run(told({_N}))"),
-    # not the default, to which everything is slow under valgrind, so that it would think
     "into a file, one at a time": (_N, f"run({_N}, 1, checkpoint_path='one.ckpt', sampler=samplers.RandomSampler())"),
     "into a file, 100 at a time": (
         _N,
