@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from asynchopper.samplers.linear import inverse, unrooted
+from asynchopper.samplers.linear import inverse, product, unrooted
 from asynchopper.samplers.quadratic import lowest, quadratic
 
 
@@ -23,6 +23,16 @@ def test_a_matrix_that_is_nearly_singular_keeps_its_digits(n: int) -> None:
     assert np.array_equal(m, np.tril(m))
     with pytest.raises(np.linalg.LinAlgError):
         unrooted(k - 1e6 * np.eye(n))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m"),
+    [(90, 90, 90), (150, 140, 160), (200, 640, 190), (7, 300_000, 2), (500, 2, 500), (3, 0, 4), (0, 3, 4)],
+)
+def test_a_product_in_pieces_is_the_whole(n: int, k: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.standard_normal((n, k)), rng.standard_normal((k, m))
+    assert np.allclose(product(a, b), a @ b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [3, 80, 81, 200])

@@ -18,6 +18,7 @@ import numpy as np
 
 from asynchopper.samplers.cma import Point
 from asynchopper.samplers.latent import Vector
+from asynchopper.samplers.linear import square
 
 _NUMBERS = 8_000_000  # in the points of a generation, and in the means that are remembered
 _MEANS = 64  # of so many generations, at most
@@ -55,7 +56,7 @@ class Diagonal:
     def sample(self, noise: Vector) -> Vector:
         """A point, from standard normal `noise`; it may lie outside the bounds."""
         y = self.root * noise
-        y *= self.step * math.sqrt(self.d / float(noise @ noise))
+        y *= self.step * math.sqrt(self.d / square(noise))
         if self.floor is not None:
             y += np.sqrt(np.maximum(self.floor**2 - (self.step * self.root) ** 2, 0.0)) * np.sign(noise)
         y += self.mean
@@ -79,7 +80,7 @@ class Diagonal:
         for w, good, (_, z, drawn) in zip(self.weights.tolist(), self.good.tolist(), ranked, strict=True):
             mean, step = self._past[max(-len(self._past), drawn - self.generation - 1)]
             y = (z - mean) / step
-            long = math.sqrt(float(y @ y) / self.d)
+            long = math.sqrt(square(y) / self.d)
             if long > _LONGEST:
                 y *= _LONGEST / long
             shift += w * y

@@ -19,9 +19,10 @@ from asynchopper.samplers.linear import image, product, unrooted
 
 FEWEST = 4  # points
 _ROUNDS = 10
-_START = np.log(np.array([1.0, 0.3, 0.1, 0.1, 1e-3, 1e-6]))  # slope, one curvature, diagonal, matrix, residual, noise
-_LOW = np.log(np.array([1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12]))
-_HIGH = np.log(np.array([1e4, 1e4, 1e4, 1e4, 1e2, 1e1]))
+# the logarithms of the weights of slope, one curvature, diagonal, matrix, residual and noise
+_START = tuple(map(math.log, (1.0, 0.3, 0.1, 0.1, 1e-3, 1e-6)))
+_LOW = tuple(map(math.log, (1e-4, 1e-6, 1e-6, 1e-6, 1e-12, 1e-12)))
+_HIGH = tuple(map(math.log, (1e4, 1e4, 1e4, 1e4, 1e2, 1e1)))
 _CONSTANT = 100.0  # the variance of the value at the origin; large, since nothing is known of it
 _JITTER = 1e-12
 _STEPS = 100  # of conjugate gradients
@@ -86,17 +87,18 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Times, float] | None:
     squares = u * u
     r2 = squares.sum(1)
     inner = product(u, u.T)
-    parts = [inner, np.outer(r2, r2), product(squares, squares.T), inner * inner]
-    units = [1.0 / max(float(np.trace(k)) / n, 1e-300) for k in parts]
-    parts = [k * unit for k, unit in zip(parts, units, strict=True)]
+    parts = np.stack([inner, r2[:, None] * r2, product(squares, squares.T), inner * inner]).reshape(4, n * n)
+    units = n / np.maximum(parts[:, :: n + 1].sum(1), 1e-300 * n)
+    parts *= units[:, None]
     far = r2**3
     far = far / max(float(far.mean()), 1e-300)
-    theta, before, pace = _START.copy(), np.zeros(6), np.full(6, 0.7)
-    best: tuple[float, Vector, Vector] | None = None
-    for _ in range(_ROUNDS + 1):  # Rprop, as for the lengths of the process
-        w = np.exp(theta)
-        k = w[0] * parts[0] + w[1] * parts[1] + w[2] * parts[2] + w[3] * parts[3] + _CONSTANT
-        k.flat[:: n + 1] += w[4] * far + w[5] + _JITTER
+    theta, before, pace = list(_START), [0.0] * 6, [0.7] * 6
+    best: tuple[float, list[float], Vector] | None = None
+    for _ in range(_ROUNDS + 1):  # Rprop, as for the lengths of the process; six numbers are faster one by one
+        w = [math.exp(x) for x in theta]
+        k = np.einsum("p,pk->k", w[:4], parts).reshape(n, n)  # which no library hands to its threads
+        k += _CONSTANT
+        k.flat[:: n + 1] += w[4] * far + (w[5] + _JITTER)
         try:
             m = unrooted(k)
         except np.linalg.LinAlgError:  # rounding has made it indefinite: more noise
@@ -105,25 +107,27 @@ def quadratic(u: Vector, y: Vector) -> tuple[Vector, Times, float] | None:
         logdet = -2.0 * float(np.log(m.diagonal()).sum())
         alpha = (m @ t) @ m
         variance = max(float(t @ alpha) / n, 1e-30)
-        away = theta - _START
-        value = -0.5 * n * math.log(variance) - 0.5 * logdet - 0.02 * float(away @ away)
+        away = [x - start for x, start in zip(theta, _START, strict=True)]
+        value = -0.5 * n * math.log(variance) - 0.5 * logdet - 0.02 * sum(x * x for x in away)
         if best is None or value > best[0]:
-            best = value, theta.copy(), alpha
-        gain = np.outer(alpha, alpha) / variance - product(m.T, m)
+            best = value, w, alpha
+        gain = (alpha[:, None] / variance) * alpha - product(m.T, m)
         diagonal = gain.diagonal()
-        rises = [*(float((gain * part).sum()) for part in parts), float(diagonal @ far), float(diagonal.sum())]
-        slope = 0.5 * w * np.array(rises) - 0.04 * away
-        turn = slope * before
-        pace = np.clip(np.where(turn > 0, 1.3 * pace, np.where(turn < 0, 0.5 * pace, pace)), 1e-2, 2.0)
-        before = np.where(turn < 0, 0.0, slope)
-        theta = np.clip(theta + np.sign(before) * pace, _LOW, _HIGH)
+        rises = np.einsum("pk,k->p", parts, gain.ravel()).tolist()
+        rises += [float(diagonal @ far), float(diagonal.sum())]
+        for i, rise in enumerate(rises):
+            slope = 0.5 * w[i] * rise - 0.04 * away[i]
+            turn = slope * before[i]
+            pace[i] = min(max(pace[i] * (1.3 if turn > 0 else 0.5 if turn < 0 else 1.0), 1e-2), 2.0)
+            before[i] = slope = 0.0 if turn < 0 else slope
+            theta[i] = min(max(theta[i] + math.copysign(pace[i] if slope else 0.0, slope), _LOW[i]), _HIGH[i])
     if best is None:
         return None
-    w, alpha = np.exp(best[1]), best[2]
+    w, alpha = best[1:]
     g = w[0] * units[0] * (alpha @ u)
     rank = 2.0 * w[3] * units[3]
     own = 2.0 * (w[1] * units[1] * float(alpha @ r2) + w[2] * units[2] * (alpha @ squares))
-    noise = float(w[5] / w.sum())
+    noise = w[5] / sum(w)
     if d > n:
         return g, lambda v: rank * image(u.T, alpha * image(u, v)) + own * v, noise
     h = rank * product(u.T * alpha, u)
