@@ -137,7 +137,6 @@ class State:
             case Ended(reason=reason, elapsed=elapsed):
                 self.reason = reason
                 self.elapsed = max(self.elapsed, elapsed)
-                self.asked_at = len(self.table)  # whoever goes on knows all
         return self
 
     def _asked(self, fact: Asked) -> None:
@@ -381,7 +380,7 @@ class State:
         told_at = np.flatnonzero(np.frombuffer(self.table.ids[:rows], np.int64) == self.next_id - 1).tolist()
         if told_at:  # the last one that was asked: a record of many says no more than that it was asked by then
             asked_at = min(asked_at, told_at[0])
-        together = rows if self.reason is not None or [asked_at] == told_at else asked_at
+        together = rows if [asked_at] == told_at else asked_at
         packed = bool(each) and rows >= _MANY and together > 0 and self._left_out(together) <= _SKIPPED
         together = together if packed else 0
         return chain(

@@ -64,7 +64,7 @@ def test_what_is_packed_is_what_it_was(space: Space, data: st.DataObject) -> Non
     told = state.next_id - 1 in ids
     last = ids.index(state.next_id - 1) if told else state.told
     asked_at = min(state.asked_at, last)
-    together = state.told if state.reason is not None or (told and asked_at == last) else asked_at
+    together = state.told if told and asked_at == last else asked_at
     assert (b'"kind":"trials"' in b"".join(records)) == (each > 0 and together > 0)
     tree = data.draw(st.sampled_from([space, space, *SPACES, *OTHERS])).tree
     found = known(reread(records, Space(tree), data.draw(st.booleans())))

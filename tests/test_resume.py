@@ -7,6 +7,7 @@ import logging
 import shutil
 import threading
 import uuid
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -527,6 +528,40 @@ async def test_fifty_trials_equal_50_runs_of_one_trial_each(where: str) -> None:
             search = new()
         await search.run(score, steps=50, checkpoint_path=where, callbacks=stop_at(search, n), quiet=True)
     assert seen(search.history)[:50] == seen(whole.history)
+
+
+@pytest.mark.parametrize("cut", [30, 45, 55, 70])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_sixteen_at_a_time_are_asked_the_same_as_without_a_stop(killed: bool, cut: int, tmp_path: Path) -> None:
+    """Where so many are out, a candidate knows what was known when the one before it was asked, also in another process."""
+
+    async def asked(path: Path, stop: bool) -> list[tuple[Any, ...]]:
+        rng, proposed, sessions = np.random.default_rng(1), list[tuple[Any, ...]](), AsyncExitStack()
+
+        def opened() -> Any:
+            search = ah.Search(x=ah.float(-1, 1), n=ah.int(1, 50), c=ah.choice("a", "b", "c"), seed=3)
+            return sessions.enter_async_context(search.session("max", steps=100, checkpoint_path=str(path)))
+
+        async with sessions:
+            session = await opened()
+            out: list[ah.RunningTrial] = []
+            for told in range(100):
+                while len(out) < 16 and (trial := await session.ask()) is not None:
+                    out.append(trial)
+                    proposed.append((trial.id, repr(trial.params)))
+                trial = out.pop(int(rng.integers(len(out))))
+                await session.tell(trial, trial.params["x"] * trial.params["n"])
+                if stop and told == cut:
+                    if killed:
+                        path = Path(shutil.copy(path, path.with_suffix(".copy.ckpt")))
+                    else:
+                        await sessions.aclose()
+                    session = await opened()
+                    again = {trial.id: trial for trial in [await session.ask() for _ in out] if trial is not None}
+                    out = [again[trial.id] for trial in out]
+        return proposed
+
+    assert await asked(tmp_path / "a.ckpt", stop=True) == await asked(tmp_path / "whole.ckpt", stop=False)
 
 
 async def test_the_same_seed_gives_the_same_search_and_another_another() -> None:
