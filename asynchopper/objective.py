@@ -420,4 +420,5 @@ def note(error: BaseException, trial: RunningTrial) -> None:
         params = f"{trial.params!r:.1000}"
     except Exception:
         params = "(that cannot be printed)"
-    error.add_note(f"in trial {trial.id} (attempt {trial.attempt}) with params {params}")
+    with contextlib.suppress(Exception):  # a frozen dataclass, say, takes none
+        error.add_note(f"in trial {trial.id} (attempt {trial.attempt}) with params {params}")

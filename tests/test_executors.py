@@ -140,6 +140,15 @@ async def test_what_it_raises_arrives_as_itself_with_a_note(executor: Any) -> No
         await a_search().run(places.raises_oserror, steps=3, executor=executor, quiet=True)
 
 
+@pytest.mark.parametrize("objective", [places.raises_frozen, places.awaits_and_raises_frozen])
+async def test_an_exception_that_takes_no_note_arrives_as_itself_too(objective: Any) -> None:
+    search = a_search()
+    with pytest.raises(places.Frozen) as caught:
+        await search.run(objective, steps=3, quiet=True)
+    assert caught.value.code == 7
+    assert [trial.state for trial in search.history] == ["failed"]
+
+
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("executor", ["thread", "process"])
 async def test_errors_whose_text_no_log_could_hold_are_recorded(executor: Any, stored: bool, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import asynchopper as ah
@@ -28,6 +29,13 @@ class Plain(Exception):
     pass
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no note."""
+
+    code: int
+
+
 def where(params: dict[str, Any]) -> float:
     return float(os.getpid())
 
@@ -39,6 +47,14 @@ def where_slowly(params: dict[str, Any]) -> float:
 
 def raises(params: dict[str, Any]) -> float:
     raise Plain("no good", params["x"] >= 0)
+
+
+def raises_frozen(params: dict[str, Any]) -> float:
+    raise Frozen(7)
+
+
+async def awaits_and_raises_frozen(params: dict[str, Any]) -> float:
+    raise Frozen(7)
 
 
 def raises_awkwardly(params: dict[str, Any]) -> float:
