@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, assert_never
 from asynchopper.budget import Budget
 from asynchopper.closing import uninterrupted
 from asynchopper.errors import ObjectiveError, UsageError
-from asynchopper.history import COMPLETED, NAN, PRUNED
+from asynchopper.history import PRUNED
 from asynchopper.journal import Journal
 from asynchopper.objective import Event, Host, RunningTrial, printed
 from asynchopper.pruners import Pruner
@@ -233,12 +233,10 @@ class Ledger(Host):
         self.journal.stage(Asked(id, 1, values, origin, note, None, key), trial)
         return trial, None if row is None else self._answer(trial, row)
 
-    def _answer(self, trial: RunningTrial, row: int) -> Outcome | None:
+    def _answer(self, trial: RunningTrial, row: int) -> Outcome:
         table = self.state.table
         trial.estimates = list(table.estimates.get(row, ()))
-        if table.states[row] in (COMPLETED, NAN):
-            return Completed(table.values[row])
-        return Pruned() if table.states[row] == PRUNED else None
+        return Pruned() if table.states[row] == PRUNED else Completed(table.values[row])
 
     def _again(self, id: int) -> RunningTrial:
         before = self.state.pending[id]

@@ -30,7 +30,7 @@ from asynchopper.facts import (
     Saved,
     Told,
 )
-from asynchopper.history import COMPLETED, ORIGINS, Rows, Table
+from asynchopper.history import COMPLETED, FAILED, ORIGINS, Rows, Table
 from asynchopper.keys import Keys
 from asynchopper.space import Space
 from asynchopper.trial import STATES, Values
@@ -92,7 +92,7 @@ class State:
         self.seen: Keys | None = Keys() if remember else None
         """Key of every candidate that was asked; `None` where nobody wants to know."""
         self.trial_of: dict[int, int] | None = None
-        """The trial of each of these, where somebody wants to know that, too."""
+        """The trial of each of these, where somebody wants to know that, too; of those that failed it is yet to come."""
         self.next_id = 0
         self.skipped: set[int] = set()
         """Ids before it that a record of many trials has left out, and that are yet to be asked."""
@@ -160,10 +160,10 @@ class State:
         else:
             if key is None:
                 key = self.space.key(values)
+            if self.trial_of is not None:
+                self.trial_of.setdefault(key, id)
             if not seen.insert(key):
                 key = None
-            elif self.trial_of is not None:
-                self.trial_of[key] = id
         if self._undo is not None:
             self._undo.append((before, id, key))
 
@@ -195,6 +195,8 @@ class State:
             self.cost += cost
         if error is not None:
             table.errors[row] = error
+        if self.trial_of is not None and state == "failed" and not asked.foreign:
+            self.trial_of.pop(self.space.key(asked.values), None)
         if asked.note is not None:
             table.notes[row] = asked.note
         if asked.foreign:
@@ -239,11 +241,12 @@ class State:
                 self.table.foreign[at + row - start] = other.foreign[row]
         for row in range(at, len(self.table)) if self.seen is not None else ():
             key = None if row in self.table.foreign else self.space.key(self.table.row(row))
-            if key is not None and self.seen is not None and self.seen.insert(key):
-                if self.trial_of is not None:
-                    self.trial_of[key] = self.table.ids[row]
-                if self._undo is not None:
-                    self._undo.append((None, None, key))
+            if key is None or self.seen is None:
+                continue
+            if self.trial_of is not None and self.table.states[row] != FAILED:
+                self.trial_of.setdefault(key, self.table.ids[row])
+            if self.seen.insert(key) and self._undo is not None:
+                self._undo.append((None, None, key))
 
     def asked_all(self, last: int, initial: bool, told: int) -> None:
         """Counts trials that somebody else keeps while they are out: the last one's id, whether one was the first guess, and
@@ -299,9 +302,10 @@ class State:
                 self.pending[before.id] = before
             if key is not None and self.seen is not None:
                 self.seen.discard(key)
-                if self.trial_of is not None:
-                    self.trial_of.pop(key, None)
         self.skipped |= again
+        if self.trial_of is not None:
+            self.trial_of = None
+            self.remember_candidates(True, trials=True)
 
     # -- what it says
 
@@ -350,8 +354,9 @@ class State:
         keys = np.concatenate((keys, np.fromiter((space.key(p.values) for p in out), np.int64, len(out))))
         self.seen, self.trial_of = Keys(keys), None
         if trials:
-            ids = [*(table.ids[row] for row in rows), *(p.id for p in out)]
-            self.trial_of = dict(zip(reversed(keys.tolist()), reversed(ids), strict=True))  # the first one's counts
+            ids = [*(-1 if table.states[row] == FAILED else table.ids[row] for row in rows), *(p.id for p in out)]
+            pairs = zip(reversed(keys.tolist()), reversed(ids), strict=True)  # the first one's counts
+            self.trial_of = {key: id for key, id in pairs if id >= 0}
 
     def facts(
         self, saw: PrunerSaw | None = None, seen: int = 0, each: int = 0, elapsed: float | None = None

@@ -192,6 +192,31 @@ async def test_reuse_repeats_what_was_pruned_and_tries_what_failed_again() -> No
     assert calls.count(1) == 1 and calls.count(2) == states[2, "failed"]
 
 
+async def test_reuse_answers_with_what_came_after_a_failure(tmp_path: Any) -> None:
+    calls = 0
+
+    async def objective(params: dict[str, Any]) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("a blip")
+        return 2.0
+
+    for steps in (4, 8):  # in one run, and on what a log says
+        search = ah.Search({"x": ah.int(1, 1)}, seed=1)
+        await search.run(
+            objective,
+            steps=steps,
+            duplicates="reuse",
+            on_error="record",
+            checkpoint_path=tmp_path / "a.ckpt",
+            quiet=True,
+        )
+    assert calls == 2
+    assert [t.state for t in search.history] == ["failed"] + ["completed"] * (len(search.history) - 1)
+    assert set(search.history.values[1:]) == {2.0}
+
+
 async def test_allow_evaluates_again() -> None:
     search = ah.Search({"x": ah.int(1, 3)}, seed=1)
     calls: list[int] = []

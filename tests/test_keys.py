@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asynchopper as ah
+from asynchopper.history import FAILED
 from asynchopper.keys import Keys
 from asynchopper.space import Space
 from asynchopper.state import Asked, State, Told
@@ -59,13 +60,17 @@ def test_the_keys_of_a_history_are_those_of_its_candidates() -> None:
             foreign = {"gone": 1} if i in (7, 20) and "m" in tree else None
             state.fold(Asked(i, 1, values, "local", None, foreign))
             if i % 3:
-                state.fold(Told(i, 1, "completed", 1.0, (), 0.0, 0.1, 0.1))
+                state.fold(Told(i, 1, "failed" if i % 10 == 4 else "completed", 1.0, (), 0.0, 0.1, 0.1))
         known = set(state.seen or ())
         state.remember_candidates(True, trials=True)
         assert state.seen == known
         first: dict[int, int] = {}
         for id, values in sorted(
-            [(state.table.ids[r], state.table.row(r)) for r in range(state.told) if r not in state.table.foreign]
+            [
+                (state.table.ids[r], state.table.row(r))
+                for r in range(state.told)
+                if r not in state.table.foreign and state.table.states[r] != FAILED
+            ]
         ) + sorted([(p.id, p.values) for p in state.pending.values() if not p.foreign]):
             first.setdefault(state.space.key(values), id)
         assert state.trial_of == first

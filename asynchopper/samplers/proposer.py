@@ -185,9 +185,11 @@ class Proposer:
         key = state.space.key(proposal.values)
         if key not in state.seen:
             return Next(proposal, key)
-        trial_of = state.trial_of
-        if trial_of is not None and (row := _finished_row(view, trial_of[key])) is not None:
-            return Next(proposal, key, row)
+        if state.trial_of is not None:
+            if (id := state.trial_of.get(key)) is None:  # it failed
+                return Next(proposal, key)
+            if (row := _finished_row(view, id)) is not None:
+                return Next(proposal, key, row)
         return self._other(view, rng, propose)
 
     def _first(self, state: State) -> Next | None:
