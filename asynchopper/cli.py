@@ -108,11 +108,12 @@ async def _verify(paths: Sequence[str]) -> int:
 def _logs(path: str) -> list[str]:
     """The logs that a path means: itself, or those in it; says which of these hold nothing, and leaves them out."""
     try:
-        directory = "://" not in path and Path(path).is_dir()
-    except OSError:  # it cannot be a name
-        directory = False
+        directory = getattr(open_storage(path), "directory", None) if "://" in path else Path(path)
+        found = sorted(directory.glob("*.ckpt")) if directory is not None and directory.is_dir() else []
+    except (OSError, AsynchopperError):  # it cannot be a name; what it is then is said where it is read
+        found = []
     logs = []
-    for log in sorted(Path(path).glob("*.ckpt")) if directory else ():
+    for log in found:
         if log.is_file() and not log.stat().st_size:
             print(f"{log}: empty, and passed over: nothing was ever written in it")
         else:
@@ -127,7 +128,7 @@ async def _repair(source: str, target: str) -> int:
         print(e, file=sys.stderr)
         return UNREADABLE
     kept = f"{len(report.usable):,} records with {report.state.told:,} finished trials"
-    print(f"{open_storage(target).location}: {kept}, from {report.location}")
+    print(f"{report.target}: {kept}, from {report.location}")
     for note in (*report.damage, *report.notes):
         print(f"  left: {note}")
     return DAMAGED if report.damage else WHOLE

@@ -32,6 +32,8 @@ class Report:
     """What was found in a checkpoint."""
 
     location: str
+    target: str = ""
+    """Where `repair` has written what can be used."""
     usable: list[bytes] = field(default_factory=list, repr=False)
     """The records that can be used, in order, as they are stored."""
     damage: list[str] = field(default_factory=list)
@@ -125,6 +127,7 @@ async def repair(source: Location, target: Location) -> Report:
         async for _ in storage.read():
             pass
         await storage.append(await aside(lambda: report.whole))
+        report.target = storage.location
     finally:
         await storage.close()
     return report

@@ -663,16 +663,24 @@ async def test_what_a_sampler_gives_instead_of_a_candidate_is_said(proposed: Any
 
 async def test_what_a_sampler_proposes_belongs_into_the_space_and_is_python_s(tmp_path: Path) -> None:
     class Mine:
-        values: Any = (np.float64(0.25), np.int64(3), np.int64(1))
+        values: Any = (np.float64(0.25), np.int64(3), np.int64(1), [0.5, 1])
 
         def propose(self, view: Any, rng: Any) -> Any:
             return Proposal(self.values, "mine")
 
-    space = {"x": ah.float(0, 1), "n": ah.int(1, 9), "o": ah.choice("a", "b")}
+    space = {"x": ah.float(0, 1), "n": ah.int(1, 9), "o": ah.choice("a", "b"), "w": ah.float(0, 1, shape=2)}
     search = ah.Search(space, seed=1)
     await search.run(lambda p: 1.0, steps=2, sampler=Mine(), checkpoint_path=tmp_path / "run.ckpt", quiet=True)
-    assert search.history[1].params == {"x": 0.25, "n": 3, "o": "b"}
-    for values, said in (((7.5, 3, 1), r"x: 7\.5 is outside"), ((0.5, 3, 2), "o: 2 is not the number of an option")):
+    params = search.history[1].params
+    assert params["w"].dtype == np.float64 and params.pop("w").tolist() == [0.5, 1.0]
+    assert params == {"x": 0.25, "n": 3, "o": "b"}
+    for values, said in (
+        ((7.5, 3, 1, [0, 0]), r"x: 7\.5 is outside"),
+        ((0.5, 3, 2, [0, 0]), "o: 2 is not the number of an option"),
+        ((0.5, 3, 1, [0, 2]), "w: an entry is outside"),
+        ((0.5, 3, 1, np.zeros(3)), "w: cannot make an array of shape"),
+        ((0.5, None, 1, [0, 0]), "n: has no value, and exists in this candidate"),
+    ):
         Mine.values = values
         with pytest.raises(UsageError, match=said):
             await ah.Search(space, seed=1).run(lambda p: 1.0, steps=2, sampler=Mine(), quiet=True)

@@ -336,6 +336,7 @@ def test_an_array_guess_that_does_not_belong_is_refused(value: Any) -> None:
         (lambda: ah.int(0, 10**400), "must be within 1e300"),
         (lambda: ah.float("0", 1), "a bound must be a number, got '0'"),
         (lambda: ah.float(True, 2), "a bound must be a number, got True"),
+        (lambda: ah.float(np.zeros(1), 2), r"a bound must be a number, got array\(\[0.\]\)"),
         (lambda: ah.int(), "an int needs at least an upper bound"),
         (lambda: ah.int(0.5, 3), "0.5 is not an integer"),
         (lambda: ah.float(0, 1, init=2), r"float\(0, 1\): init 2\.0 is outside \[0\.0, 1\.0\]"),

@@ -194,10 +194,14 @@ def test_a_directory_means_all_logs_in_it(
     assert command(capsys, "verify", runs)[0] == 2
     (runs / "run_00000.ckpt").write_bytes(logs["ended"])
     (runs / "run_00001.ckpt").write_bytes(logs["killed"][:-1])
-    status, out, _ = command(capsys, "verify", runs)
-    assert status == 1
-    assert f"{runs}/run_00000.ckpt: whole\n" in out
-    assert f"{runs}/run_00001.ckpt: damaged\n" in out
+    (runs / "run_00002.ckpt").write_bytes(logs["ended"])
+    for said in (runs, f"dir://{runs}"):
+        status, out, _ = command(capsys, "verify", said)
+        assert status == 1
+        assert f"{runs}/run_00000.ckpt: whole\n" in out
+        assert f"{runs}/run_00001.ckpt: damaged\n" in out
+    status, out, _ = command(capsys, "repair", runs / "run_00001.ckpt", f"{tmp_path}/mended/")
+    assert out.startswith(f"{tmp_path}/mended/run_00000.ckpt: ")
     assert command(capsys, "verify", runs / "run_00000.ckpt", runs / "none.ckpt")[0] == 2
 
 

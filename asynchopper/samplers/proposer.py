@@ -12,7 +12,7 @@ import numpy as np
 from asynchopper.budget import Schedule
 from asynchopper.errors import SpaceError, UsageError
 from asynchopper.samplers.base import LARGE, Next, Sampler, View
-from asynchopper.space import Choice, Generator, Given, Scalar, Space
+from asynchopper.space import Array, Choice, Generator, Given, Scalar, Space
 from asynchopper.state import State
 from asynchopper.trial import Proposal, Values
 from asynchopper.values import whole
@@ -67,13 +67,18 @@ class Checked:
             )
         values = list(found.values)
         for leaf, value in zip(leaves, found.values, strict=True):
+            if not isinstance(leaf.param, (Scalar, Choice, Array)):
+                continue
             try:
-                if isinstance(leaf.param, Scalar) and value is not None:
-                    values[leaf.index] = leaf.param.accept(value)
-                elif isinstance(leaf.param, Choice) and value is not None:
+                if value is None:
+                    if leaf.parent is None or values[leaf.parent[0]] == leaf.parent[1]:
+                        raise SpaceError("has no value, and exists in this candidate")
+                elif isinstance(leaf.param, Choice):
                     number = values[leaf.index] = whole(value)
                     if number is None or not 0 <= number < leaf.param.n:
                         raise SpaceError(f"{value!r:.80} is not the number of an option")
+                else:
+                    values[leaf.index] = leaf.param.accept(value)
             except SpaceError as e:
                 raise UsageError(f"{self._name}.propose gave a value that does not belong: {leaf.path}: {e}") from None
         return found._replace(values=tuple(values))

@@ -255,7 +255,8 @@ def _bounds(low: Any, high: Any, said: str) -> tuple[float | int | None, float |
     if low is None or high is None:
         return None, None
     for bound in (low, high):
-        if isinstance(bound, (bool, str)) or (not hasattr(bound, "__float__") and not hasattr(bound, "__index__")):
+        number = hasattr(bound, "__float__") or hasattr(bound, "__index__")
+        if not number or isinstance(bound, (bool, str)) or getattr(bound, "ndim", 0) > 0:
             raise SpaceError(f"{said}: a bound must be a number, got {bound!r:.80}")
         if not isinstance(bound, int) and not math.isfinite(float(bound)):
             raise SpaceError(f"{said}: a bound must be a finite number, got {bound!r}")
