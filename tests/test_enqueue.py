@@ -42,6 +42,24 @@ async def test_missing_parameters_take_the_best_known_values_or_the_first_guess(
     assert search.history[-1].params == best | {"x": 0.0625}
 
 
+async def test_a_guess_that_several_options_fit_means_the_best_known_of_them_or_the_first() -> None:
+    kinds = [
+        {"name": name, "rate": ah.float(0, 1), "inner": ah.choice({"n": ah.int(1, 9)}, {"n": ah.int(1, 5)})}
+        for name in "abc"
+    ]
+    search = ah.Search({"o": ah.choice(*kinds)}, seed=1)
+    search.enqueue({"o": {"rate": 0.25}})
+    search.enqueue({"o": {"name": "b", "inner": {"n": 7}}})
+    await search.run(lambda p: p["o"]["name"] == "b", "max", steps=8, quiet=True)
+    assert [trial.params["o"]["name"] for trial in search.history[:2]] == ["a", "b"]
+    assert search.history[1].params["o"]["inner"] == {"n": 7}
+    search.enqueue({"o": {"rate": 0.75}})
+    search.enqueue({"o": {"name": "c", "rate": 0.5}})
+    await search.run(lambda p: 0.0, "max", steps=2, quiet=True)
+    assert [trial.params["o"]["name"] for trial in search.history[-2:]] == ["b", "c"]
+    assert search.history[-2].params["o"]["rate"] == 0.75
+
+
 async def test_guesses_may_come_while_the_search_runs() -> None:
     search = ah.Search(SPACE, seed=1)
 

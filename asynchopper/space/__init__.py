@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from asynchopper.space.arrays import Array
 from asynchopper.space.kinds import Choice, Custom
-from asynchopper.space.nodes import Leaf
+from asynchopper.space.nodes import Leaf, merge
 from asynchopper.space.scalars import MISSING, Generator, Parameter, Scalar
-from asynchopper.space.tree import Given, Space, merge
+from asynchopper.space.tree import Given, Space
 
 __all__ = [
     "MISSING",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from asynchopper.errors import SpaceError
@@ -102,3 +102,16 @@ def alike(a: Any, b: Any) -> bool:
         return type(a) is type(b) and same(a, b)
     except (TypeError, ValueError):
         return False
+
+
+def merge(spaces: Sequence[Mapping[Any, Any]], named: Mapping[str, Any]) -> dict[Any, Any]:
+    """Several dicts as one space; a name that two of them define differently is refused, not overwritten."""
+    merged: dict[Any, Any] = {}
+    for space in (*spaces, named):
+        if not isinstance(space, Mapping):
+            raise SpaceError(f"a search space is a dict, got {space!r:.80}")
+        for k, v in space.items():
+            if k in merged and merged[k] is not v:
+                raise SpaceError(f"two of the dicts define {k!r}; leave it in one")
+            merged[k] = v
+    return merged

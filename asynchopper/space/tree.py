@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,12 @@ from asynchopper.values import Json, from_json
 
 Given: TypeAlias = "dict[int, Any]"
 """Some values of a candidate, by leaf."""
+
+
+class Fits(NamedTuple):
+    """The options that a guess may mean, and what it says of each: it is the best known one of them, or the first."""
+
+    options: dict[int, Given]
 
 
 class Space:
@@ -351,6 +358,10 @@ class Space:
             i = leaf.index
             if i in given:
                 values[i] = given[i]
+                if isinstance(fits := given[i], Fits):
+                    best = known[i] if known is not None and base is not None and self._active(leaf, base) else None
+                    values[i] = best if best in fits.options else min(fits.options)
+                    given = {**given, **fits.options[values[i]]}
             elif known is not None and base is not None and self._active(leaf, base):
                 values[i] = known[i]
             else:
@@ -388,16 +399,15 @@ class Space:
             return
         except SpaceError:
             pass
+        fits: dict[int, Given] = {}
         for i, option in enumerate(node.options):
-            inner: Given = {}
-            try:
+            with contextlib.suppress(SpaceError):
+                inner: Given = {}
                 self._fit(option, guess, node.leaf.path, inner)
-            except SpaceError:
-                continue
-            given.update(inner)
-            given[node.leaf.index] = i
-            return
-        raise SpaceError(f"{node.leaf.path}: {guess!r:.80} fits none of the {len(node.options)} options")
+                fits[i] = inner
+        if not fits:
+            raise SpaceError(f"{node.leaf.path}: {guess!r:.80} fits none of the {len(node.options)} options")
+        given[node.leaf.index] = Fits(fits)
 
     def describe(self) -> dict[str, Json]:
         """Path to description, for the header of a checkpoint."""
@@ -435,16 +445,3 @@ def _foreign(data: Json) -> Any:
         return from_json(data)
     except ValueError:
         return data
-
-
-def merge(spaces: Sequence[Mapping[Any, Any]], named: Mapping[str, Any]) -> dict[Any, Any]:
-    """Several dicts as one space; a name that two of them define differently is refused, not overwritten."""
-    merged: dict[Any, Any] = {}
-    for space in (*spaces, named):
-        if not isinstance(space, Mapping):
-            raise SpaceError(f"a search space is a dict, got {space!r:.80}")
-        for k, v in space.items():
-            if k in merged and merged[k] is not v:
-                raise SpaceError(f"two of the dicts define {k!r}; leave it in one")
-            merged[k] = v
-    return merged
