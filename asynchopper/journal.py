@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from asynchopper.errors import AsynchopperError, CheckpointCorrupted, SpaceError, StorageError
+from asynchopper.packed import can_pack, rows_each
 from asynchopper.records import decode, encode, lean
 from asynchopper.space import Space
-from asynchopper.state import Asked, Fact, Header, Mark, State
+from asynchopper.state import Asked, Fact, Header, Mark, PrunerSaw, State
 from asynchopper.storage import Entry, Lines, PromptStorage, Storage, aside
 
 if TYPE_CHECKING:
@@ -107,6 +108,24 @@ class Journal:
     def stage_log(self, facts: Sequence[Fact]) -> None:
         """Puts facts into the next write that the state holds already."""
         self._batch.facts.extend(facts)
+
+    async def records(self, saw: PrunerSaw | None, seen: int, elapsed: float | None) -> list[bytes]:
+        """All that is known, as the records of a log of its own, with what `State.facts` takes; made off the loop.
+
+        Raises `TypeError` or `ValueError` for what JSON cannot hold.
+        """
+        state, table = self.state, self.state.table
+        async with self.still:
+            while True:
+                rewound = len(table.rewound)
+                facts = state.facts(saw, seen, rows_each(state.space) if can_pack(table) else 0, elapsed)
+                try:
+                    records = await aside(_lean, facts, state.space)
+                except Exception:
+                    if rewound == len(table.rewound):
+                        raise
+                if rewound == len(table.rewound):
+                    return records  # else a write has failed, and rows were taken back while they were read
 
     async def commit(self) -> None:
         """Returns when everything staged before is durable and shows in `head`.
@@ -215,11 +234,15 @@ class Journal:
             then()
 
 
+def _lean(facts: Iterable[Fact], space: Space) -> list[bytes]:
+    return [lean(encode(fact, space)) for fact in facts]
+
+
 def encoded(facts: Sequence[Fact], space: Space) -> list[bytes]:
     """Facts as records. Raises `SpaceError` for what JSON cannot hold."""
     try:
         if len(facts) > _MANY:
-            return [lean(encode(f, space)) for f in facts]
+            return _lean(facts, space)
         return [encode(f, space) for f in facts]
     except (TypeError, ValueError) as e:
         raise SpaceError(f"a value cannot be written to a checkpoint: {e}") from e

@@ -25,11 +25,9 @@ from asynchopper.journal import Journal, replay
 from asynchopper.ledger import Ledger, RunOutcome, restore_pruner
 from asynchopper.objective import Evaluation, Objective
 from asynchopper.opening import Direction, Opening, RunWords, begun, check_pruner, new_header, opened, say_changes
-from asynchopper.packed import can_pack, rows_each
 from asynchopper.policy import Policy, check_direction
 from asynchopper.progress import Progress
 from asynchopper.pruners import Pruner
-from asynchopper.records import encode, lean
 from asynchopper.samplers import Sampler
 from asynchopper.samplers.proposer import Duplicates
 from asynchopper.session import Session
@@ -351,9 +349,8 @@ class Search:
             pruner, seen = self._ledger.pruner, self._ledger.observed
         saw = None if pruner is None else PrunerSaw(type(pruner).__name__, pruner.state_dict())
         elapsed = None if self._ledger is None else self._ledger.elapsed()
-        facts = state.facts(saw, seen, rows_each(self.space) if can_pack(state.table) else 0, elapsed)
         try:
-            records = await aside(lambda: [lean(encode(f, self.space)) for f in facts])
+            records = await self._journal.records(saw, seen, elapsed)
         except (TypeError, ValueError) as e:
             raise StorageError(
                 f"{storage.location}: JSON cannot hold a value of this search, or of its pruner: {e}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import shutil
 import threading
@@ -320,6 +321,55 @@ async def test_save_while_results_are_being_written_loses_none_of_them_for_the_p
     for trial in other.history:
         expected.observe(trial)
     assert len(other.history) >= 3 and restored.state_dict() == expected.state_dict()
+
+
+class Broken(Gated):
+    """Does not get through with what it held back."""
+
+    async def append(self, records: Any) -> None:
+        held = self.hold
+        await super().append(() if held else records)
+        if held:
+            raise OSError(errno.ENOSPC, "no space left")
+
+
+async def test_save_beside_a_write_that_fails_has_what_is_durable(tmp_path: Path) -> None:
+    """Rows are taken back while another thread reads them."""
+    reading, gone = threading.Event(), threading.Event()
+
+    def slowly(value: int) -> int:
+        if threading.current_thread().name == "asynchopper-aside" and not gone.is_set():
+            reading.set()
+            gone.wait(10)
+        return value
+
+    def draw(rng: Any) -> int:
+        return int(rng.integers(1000))
+
+    def search() -> ah.Search:
+        return ah.Search({"x": ah.custom(sample=draw, encode=slowly, decode=int)}, seed=1)
+
+    storage, one, saves = Broken(str(uuid.uuid4())), search(), list[asyncio.Task[Any]]()
+
+    async def save() -> None:
+        await storage.held.wait()
+        saves.append(asyncio.create_task(one.save(tmp_path / "a.ckpt")))
+        assert await asyncio.to_thread(reading.wait, 10)
+        storage.free.set()
+
+    def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        storage.hold = trial.id == 20
+        return float(params["x"])
+
+    saver = asyncio.create_task(save())
+    with pytest.raises(StorageError, match="no space left"):
+        await one.run(objective, steps=30, storage=storage, sampler=RandomSampler(), quiet=True)
+    gone.set()
+    await asyncio.gather(saver, *saves)
+    other = search()
+    await other.load(tmp_path / "a.ckpt")
+    assert seen(other.history) == seen(one.history)
+    assert len(one.history) == 20
 
 
 class Counting(ah.pruners.Pruner):
