@@ -21,6 +21,7 @@ from asynchopper.objective import Event, Host, RunningTrial, printed
 from asynchopper.pruners import Pruner
 from asynchopper.samplers import Proposer
 from asynchopper.samplers.base import Next, View
+from asynchopper.samplers.proposer import answering
 from asynchopper.state import Asked, Ended, Saved, State, Told
 from asynchopper.thread import OwnThread
 from asynchopper.trial import Completed, Failed, Interrupted, Outcome, Pruned, Trial
@@ -98,7 +99,7 @@ class Ledger(Host):
                 self.dry = "runtime"
                 return None
             if self.budget.steps is None or state.spent_steps + len(state.pending) - len(self.redo) < self.budget.steps:
-                return self._again(self.redo.popleft()), None
+                return self._again(self.redo.popleft())
             self.dry = "steps"
         chosen = self.choose()
         return None if chosen is None else self.take(chosen)
@@ -233,12 +234,17 @@ class Ledger(Host):
         self.journal.stage(Asked(id, 1, values, origin, note, None, key), trial)
         return trial, None if row is None else self._answer(trial, row)
 
+    def _known(self, trial: RunningTrial, asked: Asked) -> Outcome | None:
+        """The outcome of a trial that was out, where the history answers."""
+        row = None if asked.foreign else answering(self.state, asked.values)
+        return None if row is None else self._answer(trial, row)
+
     def _answer(self, trial: RunningTrial, row: int) -> Outcome:
         table = self.state.table
         trial.estimates = list(table.estimates.get(row, ()))
         return Pruned() if table.states[row] == PRUNED else Completed(table.values[row])
 
-    def _again(self, id: int) -> RunningTrial:
+    def _again(self, id: int) -> tuple[RunningTrial, Outcome | None]:
         before = self.state.pending[id]
         attempt = before.attempt + 1
         # as what the space makes of it now
@@ -246,7 +252,7 @@ class Ledger(Host):
         saved = None if self.state.space.made_up(before.foreign) else before.saved
         trial = RunningTrial(id, attempt, self.state.space.build(before.values), saved, self)
         trial.started = time.monotonic()
-        return trial
+        return trial, self._known(trial, before)
 
     def tell(self, trial: RunningTrial, outcome: Outcome) -> None:
         """Stages the outcome of a trial that is out; of any other it changes nothing."""

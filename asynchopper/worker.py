@@ -154,10 +154,11 @@ class SharedLedger(Ledger):
             self._kept.append(chosen)
 
     def _given_up(self, trial: RunningTrial) -> Outcome | None:
-        """What becomes of a trial that somebody else has begun, where it cannot be evaluated here as what it was."""
+        """What becomes of a trial that somebody else has begun, where the history answers, or where it cannot be evaluated here
+        as what it was."""
         pending = self.state.pending.get(trial.id)
         if pending is None or not self.state.space.made_up(pending.foreign):
-            return None
+            return None if pending is None else self._known(trial, pending)
         _log.warning(
             "%s: trial %d, which another worker had begun, has values that this one's space does not have: it counts as pruned",
             self._shared_journal.shared.location, trial.id,

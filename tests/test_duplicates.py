@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import asynchopper as ah
+from asynchopper.storage import MemoryStorage
 
 pytestmark = pytest.mark.every_loop
 
@@ -190,6 +192,29 @@ async def test_reuse_repeats_what_was_pruned_and_tries_what_failed_again() -> No
     states = Counter((t.params["x"], t.state) for t in search.history)
     assert set(states) == {(1, "pruned"), (2, "failed")}
     assert calls.count(1) == 1 and calls.count(2) == states[2, "failed"]
+
+
+async def test_an_answer_that_was_not_durable_when_the_process_died_is_given_again() -> None:
+    calls: list[int] = []
+
+    def objective(params: dict[str, Any], trial: ah.RunningTrial) -> float:
+        calls.append(trial.id)
+        return params["x"] + len(calls) / 1000
+
+    async def ran(log: str) -> list[float]:
+        search = ah.Search({"x": ah.int(1, 9)}, seed=1)
+        await search.run(objective, steps=30, duplicates="reuse", storage=MemoryStorage(log), quiet=True)
+        return search.history.values.tolist()
+
+    whole, killed = str(uuid.uuid4()), str(uuid.uuid4())
+    values = await ran(whole)
+    answered, log = next(id for id in range(30) if id not in calls), MemoryStorage._logs[whole]
+    MemoryStorage._logs[killed] = log[
+        : 1 + next(i for i, r in enumerate(log) if b'"kind":"asked","id":%d,' % answered in r)
+    ]
+    calls[:] = [id for id in calls if id < answered]
+    assert await ran(killed) == values
+    assert answered not in calls
 
 
 async def test_reuse_answers_with_what_came_after_a_failure(tmp_path: Any) -> None:

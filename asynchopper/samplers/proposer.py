@@ -193,7 +193,7 @@ class Proposer:
         if state.trial_of is not None:
             if (id := state.trial_of.get(key)) is None:  # it failed
                 return Next(proposal, key)
-            if (row := _finished_row(view, id)) is not None:
+            if (row := _finished_row(state, id)) is not None:
                 return Next(proposal, key, row)
         return self._other(view, rng, propose)
 
@@ -275,10 +275,16 @@ def _never(view: View, rng: Generator) -> bool:
     return False
 
 
-def _finished_row(view: View, id: int) -> int | None:
+def answering(state: State, values: Values) -> int | None:
+    """The row of the finished trial that answers for a candidate, where answers are wanted."""
+    id = None if state.trial_of is None else state.trial_of.get(state.space.key(values))
+    return None if id is None else _finished_row(state, id)
+
+
+def _finished_row(state: State, id: int) -> int | None:
     """The row of a finished trial. Ids are nearly in order of rows, so the search starts there and widens."""
-    ids, end = view.state.table.ids, view.then.latest
-    if id in view.state.pending or not end:
+    ids, end = state.table.ids, len(state.table.ids)
+    if id in state.pending or not end:
         return None
     start = min(id, end - 1)
     for step in range(end):
