@@ -152,7 +152,7 @@ def everything(state: State) -> dict[str, Any]:
             (state.told, state.next_id, state.best_row, state.elapsed, state.cost, state.initial_asked, state.asked_at)
         ),
         "said": (state.header, state.run, state.reason, state.described, state.pruner, state.pruner_row),
-        "strays": state.space._strays,
+        "strays": state.space.strays,
     }
 
 

@@ -590,6 +590,23 @@ def test_what_lies_within_reach_of_a_bottom_is_found_by_what_its_numbers_lie_bet
     assert 20 < sum(exact for _, exact in found) < 340
 
 
+def test_ground_is_known_also_where_the_space_has_changed_since() -> None:
+    """A trial whose number lies outside of the present range counts as the nearest one in it."""
+    search = Driven({"x": ah.int(0, 99)}, 400)
+    for id, value in enumerate((23, 7, 40)):
+        search.say(Asked(id, 1, (value,), "local", None, None, id))
+        search.tell(id, 1.0)
+    other = Driven({"x": ah.int(20, 80)}, 400)
+    for fact in search.facts[2:]:
+        again = decode(encode(fact, search.state.space), other.state.space)
+        assert again is not None
+        other.say(again)
+    memory = other.sampler._recall(other.state, 3)
+    memory.bottoms.append(memory.trial(other.state, 0))
+    memory._boxes.append(memory._box(memory.bottoms[0]))
+    assert [memory._known_ground(other.state, 1.0, row) for row in range(3)] == [True, True, False]
+
+
 def two_bowls(params: dict[str, Any]) -> float:
     """A wide bowl whose bottom is at 0.2, and a narrower one that reaches 0."""
     x, y = params["x"], params["y"]

@@ -25,6 +25,7 @@ from asynchopper.trial import Values
 
 _HEAVIEST = 1e100
 _PACED = 64  # trials whose pace is looked at
+_FAR = 1e6  # where there are no bounds: farther out, a coordinate has fewer digits than a trial's number
 _LARGEST = 1e150  # its square is a float still
 Box = list[tuple[int, Any, Any]]
 TURNS = frozenset(n << k for k in range(50) for n in (2, 3))
@@ -322,14 +323,19 @@ class Memory:
         box = []
         for k, (leaf, at, z) in enumerate(zip(latent.scalars, latent.at, bottom.vector.tolist(), strict=False)):
             bounded = not (latent.free and latent.free[k])
-            low = -math.inf if bounded and z <= reach else at(z - reach)
-            box.append((leaf, low, math.inf if bounded and z + reach >= 1.0 else at(z + reach)))
+            if not bounded and abs(z) > _FAR:
+                continue
+            low = -math.inf if bounded and z <= reach else math.nextafter(at(z - reach), -math.inf)
+            high = math.inf if bounded and z + reach >= 1.0 else math.nextafter(at(z + reach), math.inf)
+            box.append((leaf, low, high))
         return box
 
     def _known_ground(self, state: State, loss: float, row: int) -> bool:
         """Whether a trial lies where an earlier descent ended, with the same options."""
         columns = state.table.columns
-        for box in self._boxes:  # as it stands in the table, since this is asked for each trial and most are elsewhere
+        # as it stands in the table, since this is asked for each trial and most are elsewhere; what a change of the space has
+        # left outside of its range stands elsewhere than it counts
+        for box in self._boxes if not state.space.strays else ((),):
             for leaf, low, high in box:
                 value = columns[leaf][row]
                 if value is not None and not low <= value <= high:

@@ -47,7 +47,7 @@ class Space:
         self.n = len(self.leaves)
         self.paths = tuple(leaf.path for leaf in self.leaves)
         self.conditional = any(leaf.parent is not None for leaf in self.leaves)
-        self._strays: set[int] = set()  # parameters of which a stored value lies outside of the present range
+        self.strays: set[int] = set()  # parameters of which a stored value lies outside of the present range
         self.size = sum(leaf.param.size for leaf in self.leaves)
         """How many numbers a candidate has; proposals of large ones are made off the event loop."""
         self.cardinality = cardinality(self._root)
@@ -200,7 +200,7 @@ class Space:
     def legal(self, values: Values) -> list[Any]:
         """A copy with what a change of the space has left outside of its range moved to the nearest end."""
         legal = list(values)
-        for i in self._strays:
+        for i in self.strays:
             if legal[i] is not None:
                 legal[i] = self.leaves[i].param.clip(legal[i])
         return legal
@@ -279,7 +279,7 @@ class Space:
 
     def encode(self, values: Values) -> dict[str, Json]:
         """Path to JSON, for the parameters that exist in this candidate. Raises `SpaceError` where JSON cannot hold one."""
-        if self._direct is not None and not self._strays:
+        if self._direct is not None and not self.strays:
             return {
                 path: v if forms is None else forms[v] for (path, forms), v in zip(self._direct, values, strict=True)
             }
@@ -310,8 +310,8 @@ class Space:
             except Exception:  # a user's decode may raise anything; the value is kept as foreign
                 values[leaf.index] = leaf.param.first(rng())
                 continue
-            if leaf.index not in self._strays and _strayed(leaf.param, value):
-                self._strays.add(leaf.index)
+            if leaf.index not in self.strays and _strayed(leaf.param, value):
+                self.strays.add(leaf.index)
         if len(known) == len(flat):
             return tuple(values), {}
         return tuple(values), {path: _foreign(data) for path, data in flat.items() if path not in known}
