@@ -357,6 +357,7 @@ def test_an_array_guess_that_does_not_belong_is_refused(value: Any) -> None:
         (lambda: ah.float(0.11, 0.19, precision=1), "no value with 1 decimals in it"),
         (lambda: ah.float(1.01e-3, 1.09e-3, "0.1g"), "no value with that many digits in it"),
         (lambda: ah.float(0, 1e300, precision=2), "more digits than a float holds"),
+        (lambda: ah.float(0, 50, precision=14), "more digits than a float holds"),
         (lambda: ah.float(0, 1, precision=-1), "precision=-1 must be an integer from 0 to 15"),
         (lambda: ah.float(1, 2, log=True, precision=0), "precision=0 must be an integer from 1 to 15"),
         (lambda: ah.float(0, 1, precision=1.5), "precision=1.5 must be an integer"),
@@ -587,3 +588,14 @@ def test_a_million_entries_take_no_more_python_than_a_hundred(param: Any) -> Non
         assert lines_during(large) <= lines_during(small) + 100
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("high", "precision"), [(2.25, 15), (22.5, 14), (2.25e15, 0), (2.25e8, 7)])
+def test_numbers_of_many_digits_are_in_their_own_cells(high: float, precision: int) -> None:
+    """Or what a log says would be another value than the one that was evaluated."""
+    scalar, array = ah.float(0, high, precision=precision), ah.float(0, high, precision=precision, shape=2000)
+    rng = np.random.default_rng(1)
+    drawn = [scalar.sample(rng) for _ in range(2000)]
+    assert [scalar.clip(value) for value in drawn] == drawn
+    many = array.sample(rng)
+    assert np.array_equal(array.clip(many), many)

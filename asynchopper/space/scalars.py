@@ -372,7 +372,7 @@ class RoundedFloat(Grid):
         said = f"float({low}, {high}, precision={precision})"
         if first > last:
             raise SpaceError(f"{said}: no value with {precision} decimals in it")
-        if max(abs(first), abs(last)) > 2**53:
+        if max(abs(first), abs(last)) > 2**51:  # above, a value times the scale may be a neighbour
             raise SpaceError(f"{said}: more digits than a float holds; take a lower precision, or none")
         super().__init__(last - first + 1, "float")
         self.low, self.high, self.precision, self._first, self._scale = low, high, precision, first, 10.0**precision
