@@ -124,8 +124,9 @@ class Journal:
                 except Exception:
                     if rewound == len(table.rewound):
                         raise
+                    continue  # a write has failed, and rows were taken back while they were read
                 if rewound == len(table.rewound):
-                    return records  # else a write has failed, and rows were taken back while they were read
+                    return records
 
     async def commit(self) -> None:
         """Returns when everything staged before is durable and shows in `head`.
