@@ -14,6 +14,7 @@ from typing import Any
 
 from asynchopper.records import bare as unframed
 from benchmarks.bench import Row, installed, row, take_turns
+from benchmarks.parts import moves_alone
 from benchmarks.tuners import (
     in_loop,
     optuna_journal,
@@ -26,7 +27,7 @@ from benchmarks.tuners import (
     value,
 )
 
-_STEPS = 500  # more than a search has whose candidates nearly all take the default sampler milliseconds
+_STEPS = 500
 
 
 def measure(rounds: int, quick: bool = False) -> list[Row]:
@@ -90,7 +91,7 @@ def _continued(folder: Path, start: Path, n: int, concurrency: int, uvloop: bool
     n = n if concurrency == 1 else 10 * n
     search = our_search()
     words: dict[str, Any] = {"steps": n, "concurrency": concurrency, "checkpoint_path": copy, "quiet": True}
-    in_loop(search.run(objective, **words), uvloop)
+    in_loop(search.run(objective, sampler=moves_alone(), **words), uvloop)  # storage is what is looked at
     return (marks[-1] - marks[0]) / (n - concurrency) * 1e6
 
 
@@ -170,7 +171,9 @@ def written(folder: Path, start: Path, grown: int, peers: Mapping[str, tuple[Cal
         shutil.copy(path, copy)
         size, before = copy.stat().st_size, len(copy.read_bytes().splitlines())
         count = _written(
-            lambda copy=copy: in_loop(our_search().run(trivial, steps=n, checkpoint_path=copy, quiet=True))
+            lambda copy=copy: in_loop(
+                our_search().run(trivial, steps=n, sampler=moves_alone(), checkpoint_path=copy, quiet=True)
+            )
         )
         records = [records_alone(line) for line in copy.read_bytes().splitlines()[before:]]
         grew, itself, against = [(copy.stat().st_size - size) / n], [sum(records) / n], "its records themselves"

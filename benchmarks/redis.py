@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 
 import asynchopper as ah
 from benchmarks.bench import Row, machine, row, table, take_turns
+from benchmarks.parts import moves_alone
 from tests.servers import Server
 
 SPACE: dict[str, Any] = {"x": ah.float(0, 1), "y": ah.float(0, 1), "n": ah.int(1, 64)}
@@ -117,7 +118,7 @@ def measure(rounds: int, quick: bool) -> list[Row]:
 def durable(rounds: int, quick: bool) -> list[Row]:
     """A result that is on the server's disk, beside one bare record that is, and beside Optuna; all hold as many results."""
     grown = 1_000 if quick else 10_000
-    n = 500  # more than a search has whose candidates nearly all take the default sampler milliseconds
+    n = 500
     with (  # where the code is: a temporary folder may be in memory
         tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as home,
         Server(Path(home), appendonly="yes", appendfsync="no") as server,
@@ -171,7 +172,8 @@ def _continued(server: Server, n: int, concurrency: int) -> float:
     n += next(_steps)
     url = server.url("grown", durability="always")
     search = ah.Search(SPACE)
-    asyncio.run(search.run(objective, steps=n, checkpoint_path=url, concurrency=concurrency, quiet=True))
+    words: dict[str, Any] = {"checkpoint_path": url, "concurrency": concurrency, "sampler": moves_alone()}
+    asyncio.run(search.run(objective, steps=n, quiet=True, **words))  # storage is what is looked at
     assert len(marks) == n
     return (marks[-1] - marks[0]) / (n - concurrency) * 1e6
 
