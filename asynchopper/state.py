@@ -91,8 +91,8 @@ class State:
         """The trials that were asked and not yet told."""
         self.seen: Keys | None = Keys() if remember else None
         """Key of every candidate that was asked; `None` where nobody wants to know."""
-        self.trial_of: dict[int, int] | None = None
-        """The trial of each of these, where somebody wants to know that, too; of those that failed it is yet to come."""
+        self.trial_of: dict[int, int | None] | None = None
+        """The trial that answers for each of these, where somebody wants to know that, too; for what has failed, none."""
         self.next_id = 0
         self.skipped: set[int] = set()
         """Ids before it that a record of many trials has left out, and that are yet to be asked."""
@@ -105,7 +105,7 @@ class State:
         """How many trials had finished when the last new one was asked."""
         self.pruner: PrunerSaw | None = None
         self.pruner_row = 0
-        self._undo: list[tuple[Asked | None, int | None, int | None]] | None = None
+        self._undo: list[tuple[Asked | None, int | None, int | None, tuple[int, int | None] | None]] | None = None
 
     def __repr__(self) -> str:
         return f"State({len(self.table)} told, {len(self.pending)} out, best {self.best_value})"
@@ -160,12 +160,18 @@ class State:
         else:
             if key is None:
                 key = self.space.key(values)
-            if self.trial_of is not None:
-                self.trial_of.setdefault(key, id)
+            if self.trial_of is not None and self.trial_of.get(key) is None:
+                self._answered_by(key, id)
             if not seen.insert(key):
                 key = None
         if self._undo is not None:
-            self._undo.append((before, id, key))
+            self._undo.append((before, id, key, None))
+
+    def _answered_by(self, key: int, id: int | None) -> None:
+        assert self.trial_of is not None
+        if self._undo is not None:
+            self._undo.append((None, None, None, (key, self.trial_of.get(key))))
+        self.trial_of[key] = id
 
     def _saved(self, fact: Saved) -> None:
         self.elapsed = max(self.elapsed, fact.elapsed)
@@ -173,7 +179,7 @@ class State:
         if before is not None:
             self.pending[fact.id] = before._replace(saved=fact.data)
             if self._undo is not None:
-                self._undo.append((before, None, None))
+                self._undo.append((before, None, None, None))
 
     def _told(self, fact: Told) -> None:
         id, attempt, state, value, estimates, cost, seconds, elapsed, error = fact
@@ -195,8 +201,8 @@ class State:
             self.cost += cost
         if error is not None:
             table.errors[row] = error
-        if self.trial_of is not None and state == "failed" and not asked.foreign:
-            self.trial_of.pop(self.space.key(asked.values), None)
+        if self.trial_of and state == "failed" and self.trial_of.get(key := self.space.key(asked.values)) == id:
+            self._answered_by(key, None)
         if asked.note is not None:
             table.notes[row] = asked.note
         if asked.foreign:
@@ -204,7 +210,7 @@ class State:
         if state == "completed" and (self.best_row < 0 or self.sign * value > self.sign * table.values[self.best_row]):
             self.best_row = row
         if self._undo is not None:
-            self._undo.append((asked, None, None))
+            self._undo.append((asked, None, None, None))
 
     def _finished(self, fact: Finished) -> None:
         """Raises `OverflowError` for trials that are told or out already, and for more than a state can hold."""
@@ -243,10 +249,10 @@ class State:
             key = None if row in self.table.foreign else self.space.key(self.table.row(row))
             if key is None or self.seen is None:
                 continue
-            if self.trial_of is not None and self.table.states[row] != FAILED:
-                self.trial_of.setdefault(key, self.table.ids[row])
+            if self.trial_of is not None and self.trial_of.get(key) is None and self.table.states[row] != FAILED:
+                self._answered_by(key, self.table.ids[row])
             if self.seen.insert(key) and self._undo is not None:
-                self._undo.append((None, None, key))
+                self._undo.append((None, None, key, None))
 
     def asked_all(self, last: int, initial: bool, told: int) -> None:
         """Counts trials that somebody else keeps while they are out: the last one's id, whether one was the first guess, and
@@ -293,7 +299,7 @@ class State:
             self.table.truncate(rows)
         again = set()
         while len(undo) > steps:
-            before, asked_id, key = undo.pop()
+            before, asked_id, key, answer = undo.pop()
             if asked_id is not None:
                 del self.pending[asked_id]
                 if before is None and asked_id < self.next_id:
@@ -302,10 +308,9 @@ class State:
                 self.pending[before.id] = before
             if key is not None and self.seen is not None:
                 self.seen.discard(key)
+            if answer is not None and self.trial_of is not None:
+                self.trial_of[answer[0]] = answer[1]
         self.skipped |= again
-        if self.trial_of is not None:
-            self.trial_of = None
-            self.remember_candidates(True, trials=True)
 
     # -- what it says
 

@@ -84,7 +84,9 @@ logs = st.lists(facts, max_size=40)
 
 
 def folded(facts: list[Fact], state: State | None = None) -> State:
-    state = state if state is not None else State(SPACE).fold(header())
+    if state is None:
+        state = State(SPACE).fold(header())
+        state.remember_candidates(True, trials=True)
     for fact in facts:
         state.fold(fact)
     return state
@@ -102,6 +104,7 @@ def everything(state: State) -> dict[str, Any]:
             i: (p.id, p.attempt, p.values, p.origin, p.note, p.saved, p.foreign) for i, p in state.pending.items()
         },
         "seen": state.seen,
+        "answers": {key: id for key, id in (state.trial_of or {}).items() if id is not None},
         "numbers": (
             state.told,
             state.next_id,
